@@ -1,0 +1,35 @@
+# Each target sets up what it needs (a virtual environment in .venv) and then does its job.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+export NO_ALBUMENTATIONS_UPDATE := 1
+
+.PHONY: demo test check format constraints clean
+
+demo: $(READY)  ## nuclei on a real H&E slide region, with the model that ships
+	$(BIN)/python run_infer.py input=samples/CMU-1-Small-Region.svs output=outputs/demo outputs=[overlay,qupath,json]
+
+test: $(READY) check  ## everything that CI runs
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## format, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --python $(BIN)/python -r pyproject.toml --extra dev --extra wsi -c constraints.txt
+	touch $(READY)
+
+constraints: $(READY)  ## write exact versions anew from the ranges in pyproject.toml
+	$(BIN)/uv pip compile --quiet --no-annotate --no-header --upgrade --extra dev --extra wsi pyproject.toml -o constraints.txt
+
+clean:
+	rm -rf .venv outputs

@@ -1,0 +1,1 @@
+"""Settings of every command: typed dataclasses in schema.py, values in the YAML groups beside it."""

@@ -1,0 +1,1 @@
+"""From files to batches: annotations, patch stores, augmentation, slides and their readers."""

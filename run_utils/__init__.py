@@ -1,0 +1,1 @@
+"""The runs: extraction, training, inference, evaluation, and the one place where parts are joined (build)."""
