@@ -1,0 +1,273 @@
+"""Change the colours of a training batch, on the device it lies on, between geometry and the network.
+
+Each sample draws for itself: first at most one degradation (Gaussian blur, median blur or noise), then
+hue, saturation, brightness and contrast in a random order. The list and its default ranges are those the
+HoVer-Net authors trained with (Graham et al. 2019), except that here contrast really changes. The arithmetic
+runs in float32 and is rounded and clipped to 0..255 once, at the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import comb
+
+import torch
+from torch import Tensor
+
+_LUMA = (0.299, 0.587, 0.114)  # weights of R, G, B in grey, ITU-R BT.601
+_SEXTANTS_PER_HUE_STEP = (
+    6 / 180
+)  # a full circle is 180 hue steps, or 6 sextants between pure and mixed colours
+_SMALLEST_CHROMA = 1e-6  # grey levels; only keeps the hue of a grey pixel finite
+_GAUSSIAN, _MEDIAN, _NOISE = range(3)
+
+
+@dataclass(frozen=True)
+class ColourAugment:
+    """Augment the colours of a batch; each sample has its own draw.
+
+    Attributes:
+        hue: largest shift either way, in steps of OpenCV's 180-step circle (2 degrees each), 0..90; 0 is off.
+        saturation: largest change of the colour's share against its grey image, 0..1; 0 is off.
+        brightness: largest shift either way, in grey levels, 0..255; 0 is off.
+        contrast: (least, greatest) factor about each channel's mean over the sample; (1, 1) is off.
+        degrade: probability, 0..1, that a sample is blurred, median-filtered or made noisy, each as likely;
+            0 is off.
+        blur_kernels: odd window sizes in pixels, drawn for both blurs; size 1 leaves the sample as it is.
+        noise: greatest standard deviation of the noise in grey levels, drawn from 0..noise; 0 adds none.
+    """
+
+    hue: float = 8.0
+    saturation: float = 0.2
+    brightness: float = 26.0
+    contrast: tuple[float, float] = (0.75, 1.25)
+    degrade: float = 1.0
+    blur_kernels: tuple[int, ...] = (1, 3, 5)
+    noise: float = 0.05 * 255
+
+    def __post_init__(self) -> None:
+        for name, greatest in (
+            ("hue", 90),
+            ("saturation", 1),
+            ("brightness", 255),
+            ("degrade", 1),
+            ("noise", 255),
+        ):
+            value = getattr(self, name)
+            if not 0 <= value <= greatest:
+                raise ValueError(f"{name}={value} lies outside 0..{greatest}; set 0 to switch it off")
+        low, high = self.contrast
+        if not 0 <= low <= high:
+            raise ValueError(
+                f"contrast={self.contrast} must be (least, greatest) factors from 0; set (1, 1) for none"
+            )
+        if not self.blur_kernels or any(size < 1 or size % 2 == 0 for size in self.blur_kernels):
+            raise ValueError(
+                f"blur_kernels={self.blur_kernels} must be odd sizes from 1; set (1,) for no blur"
+            )
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the batch in new colours; the input is left as it was.
+
+        On a GPU the host waits once, for the few numbers that say which sample is degraded how.
+
+        Args:
+            images: (N, 3, H, W) uint8 RGB. An empty batch gives an empty batch.
+            generator: the one source of randomness, on the images' device.
+
+        Returns:
+            (N, 3, H, W) uint8 RGB in the memory format of ``images``.
+
+        Raises:
+            ValueError: if ``images`` is not uint8 RGB, or ``generator`` lies on another kind of device.
+        """
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(
+                f"images {tuple(images.shape)} {images.dtype} must be (N, 3, H, W) uint8 RGB; "
+                "augment before scaling"
+            )
+        if generator.device.type != images.device.type:
+            raise ValueError(
+                f"the generator on {generator.device} cannot draw for images on {images.device}; "
+                "make it with torch.Generator(images.device)"
+            )
+        pixels = images.to(torch.float32, memory_format=torch.contiguous_format)
+        self._degrade(pixels, images, generator)
+        self._recolour(pixels, generator)
+        return torch.empty_like(images).copy_(pixels.round_().clamp_(0, 255))
+
+    def _degrade(self, pixels: Tensor, images: Tensor, generator: torch.Generator) -> None:
+        """Blur, median-filter or add noise to the float32 ``pixels`` in place, one or none to a sample."""
+        if not self.degrade:
+            return
+        num, device = len(images), images.device
+        is_degraded, spread, is_per_channel = torch.rand((3, num), generator=generator, device=device)
+        kind = torch.randint(3, (num,), generator=generator, device=device)
+        size_index = torch.randint(len(self.blur_kernels), (2, num), generator=generator, device=device)
+        sizes = torch.tensor(self.blur_kernels, device=device)[size_index]
+        kind[is_degraded >= self.degrade] = -1
+        kinds, median_sizes = torch.stack([kind, sizes[0]]).tolist()
+
+        if rows := [row for row in range(num) if kinds[row] == _GAUSSIAN]:
+            pixels[rows] = blur_gaussian(pixels[rows], sizes[:, rows], max(self.blur_kernels))
+        for size in sorted(set(self.blur_kernels) - {1}):
+            if rows := [row for row in range(num) if (kinds[row], median_sizes[row]) == (_MEDIAN, size)]:
+                pixels[rows] = filter_median(images[rows], size).to(pixels.dtype)
+        if self.noise and (rows := [row for row in range(num) if kinds[row] == _NOISE]):
+            noise = torch.randn((len(rows), *pixels.shape[1:]), generator=generator, device=device)
+            noise = torch.where(_per_sample(is_per_channel[rows] < 0.5), noise, noise[:, :1])
+            pixels[rows] += noise.mul_(_per_sample(self.noise * spread[rows]))
+
+    def _recolour(self, pixels: Tensor, generator: torch.Generator) -> None:
+        """Change hue, saturation, brightness and contrast of the float32 ``pixels`` in place.
+
+        Unclipped, saturation, brightness and contrast commute, and so do hue and brightness. Of a random
+        order of the four only this is left to draw: whether saturation, and whether contrast, precedes hue.
+        """
+        draws = torch.rand((7, len(pixels)), generator=generator, device=pixels.device)
+        hue_turn, more_saturation, more_brightness = 2 * draws[:3] - 1
+        hue_place, saturation_place, contrast_place = draws[4:]
+        low, high = self.contrast
+        saturation = 1 + self.saturation * more_saturation
+        contrast = low + (high - low) * draws[3]
+        if self.hue:
+            early_saturation = torch.where(saturation_place < hue_place, saturation, 1.0)
+            early_contrast = torch.where(contrast_place < hue_place, contrast, 1.0)
+            adjust_tone(pixels, early_saturation, early_contrast)
+            shift_hue(pixels, self.hue * hue_turn)
+            saturation = torch.where(saturation_place < hue_place, 1.0, saturation)
+            contrast = torch.where(contrast_place < hue_place, 1.0, contrast)
+        adjust_tone(pixels, saturation, contrast, self.brightness * more_brightness)
+
+
+def shift_hue(pixels: Tensor, steps: Tensor) -> Tensor:
+    """Turn the HSV hue of each sample in place; value, chroma and grey pixels stay.
+
+    With the hue h in sextants from -3 to 3 and the channels scaled so that the least is 0 and the greatest
+    1, ``|h| = 1 + G + B - R``, and h is negative where B exceeds G: the HSV hexagon (Smith 1978) without its
+    case list.
+
+    Args:
+        pixels: (N, 3, H, W) float32 RGB in grey levels; may leave 0..255.
+        steps: (N,) float32, in steps of a 180-step circle.
+
+    Returns:
+        ``pixels``.
+    """
+    red, green, blue = pixels.unbind(1)
+    low = pixels.amin(1)
+    chroma = pixels.amax(1).sub_(low)
+    hue = (green + blue).sub_(red).sub_(low).div_(chroma.clamp(min=_SMALLEST_CHROMA)).add_(1)
+    hue = torch.copysign(hue, green - blue).add_(steps[:, None, None] * _SEXTANTS_PER_HUE_STEP)
+    hue -= 6 * torch.round(hue / 6)
+    scaled = torch.stack([2 - hue.abs(), (hue + 1).abs_().sub_(1), (hue - 1).abs_().sub_(1)], dim=1)
+    scaled.clamp_(0, 1).mul_(chroma[:, None]).add_(low[:, None])
+    return pixels.copy_(scaled)
+
+
+def adjust_tone(
+    pixels: Tensor, saturation: Tensor, contrast: Tensor, brightness: Tensor | None = None
+) -> Tensor:
+    """Change saturation, contrast and brightness of each sample in place; nothing is clipped.
+
+    Args:
+        pixels: (N, 3, H, W) float32 RGB in grey levels.
+        saturation: (N,) float32, share of the colour against its grey image; 0 gives grey, 1 leaves it.
+        contrast: (N,) float32, factor about the mean of each channel over the sample; 1 leaves it.
+        brightness: (N,) float32 grey levels to add, or None.
+
+    Returns:
+        ``pixels``.
+    """
+    saturation, contrast = _per_sample(saturation), _per_sample(contrast)
+    grey = torch.stack(
+        [weight * channel for weight, channel in zip(_LUMA, pixels.unbind(1), strict=True)]
+    ).sum(0)
+    grey = grey[:, None].mul_(1 - saturation)
+    mean = saturation * pixels.mean((2, 3), keepdim=True) + grey.mean((2, 3), keepdim=True)
+    offset = (1 - contrast) * mean
+    if brightness is not None:
+        offset += _per_sample(brightness)
+    return pixels.mul_(saturation * contrast).add_(grey.mul_(contrast)).add_(offset)
+
+
+def blur_gaussian(pixels: Tensor, sizes: Tensor, largest: int) -> Tensor:
+    """Blur each sample with binomial weights, the usual small Gaussian; the border pixels repeat outwards.
+
+    Args:
+        pixels: (N, 3, H, W) float32.
+        sizes: (2, N) integer, odd window heights and widths in pixels, 1..largest.
+        largest: the greatest size that ``sizes`` may hold, odd.
+
+    Returns:
+        (N, 3, H, W) float32, a new tensor.
+    """
+    weights = torch.zeros((largest + 1, largest))
+    for size in range(1, largest + 1, 2):
+        start = (largest - size) // 2
+        row = [comb(size - 1, step) for step in range(size)]
+        weights[size, start : start + size] = torch.tensor(row) / 2 ** (size - 1)
+    taps = weights.to(pixels.device)[sizes]  # (2, N, largest)
+    for axis in (2, 3):
+        padded = _repeat_border(pixels, largest // 2, axis)
+        shifted = (padded.narrow(axis, step, pixels.shape[axis]) for step in range(largest))
+        blurred = torch.zeros_like(pixels)
+        for step, values in enumerate(shifted):
+            blurred.addcmul_(values, _per_sample(taps[axis - 2, :, step]))
+        pixels = blurred
+    return pixels
+
+
+def filter_median(images: Tensor, size: int) -> Tensor:
+    """Take the median of every square window, channel by channel; the border pixels repeat outwards.
+
+    Holds just over half of the window, drops the least and greatest of these, which cannot be the median, and
+    takes the next value in, until one is left. Whole images are compared at a time: on uint8 far faster than
+    sorting.
+
+    Args:
+        images: (N, 3, H, W), any real dtype.
+        size: odd window size in pixels.
+
+    Returns:
+        (N, 3, H, W) in the dtype of ``images``.
+    """
+    padded = _repeat_border(_repeat_border(images, size // 2, 2), size // 2, 3)
+    height, width = images.shape[2:]
+    window = [padded[:, :, y : y + height, x : x + width] for y in range(size) for x in range(size)]
+    num_held = min(len(window) // 2 + 2, len(window))
+    held, waiting = window[:num_held], window[num_held:]
+    while len(held) > 1:
+        held = _drop_extremes(held)
+        if waiting:
+            held.append(waiting.pop())
+    return held[0]
+
+
+def _drop_extremes(held: list[Tensor]) -> list[Tensor]:
+    """Return the values without, at each position, the least and the greatest; the list shortens by two."""
+    held = list(held)
+    last = len(held) - 1
+
+    def order(low: int, high: int) -> None:
+        held[low], held[high] = torch.minimum(held[low], held[high]), torch.maximum(held[low], held[high])
+
+    for index in range(len(held) // 2):  # the least is now in the first half, the greatest in the second
+        order(index, last - index)
+    for index in range(1, (len(held) + 1) // 2):
+        order(0, index)
+    for index in range(len(held) // 2, last):
+        order(index, last)
+    return held[1:-1]
+
+
+def _repeat_border(images: Tensor, margin: int, axis: int) -> Tensor:
+    """Pad ``axis`` by ``margin`` at both ends with its border values; unlike F.pad, for uint8 too."""
+    length = images.shape[axis]
+    index = torch.arange(-margin, length + margin, device=images.device).clamp_(0, length - 1)
+    return images.index_select(axis, index)
+
+
+def _per_sample(values: Tensor) -> Tensor:
+    """View (N,) values as (N, 1, 1, 1), to meet a batch of images."""
+    return values[:, None, None, None]
