@@ -1,0 +1,349 @@
+"""Every setting of every command: its name, type, unit and default; the YAML groups only choose values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+MISSING = "???"  # OmegaConf's mark for a value that the user must give
+
+
+def _choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}={value} is not known; use one of: {', '.join(map(str, choices))}")
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        if value <= 0:
+            raise ValueError(f"{name}={value} must be greater than 0")
+
+
+@dataclass
+class DataSettings:
+    """A data set: where its files are and where its patches go.
+
+    Attributes:
+        adapter: which published layout the files have; the names are in dataloader/annotations.
+        root: folder of the data set as it was published.
+        patches: folder of the patch stores, one `<split>.zarr` each.
+        splits: the data set's own splits to extract.
+        split_from: split that the validation images are taken from.
+        num_validation: images of `split_from` that go to validation, whole images, chosen by `seed`.
+    """
+
+    adapter: str = MISSING
+    root: str = MISSING
+    patches: str = MISSING
+    splits: list[str] = field(default_factory=lambda: ["Train", "Test"])
+    split_from: str = "Train"
+    num_validation: int = 5
+
+
+@dataclass
+class ExtractSettings:
+    """`extract_patches.py`: annotated images to patch stores.
+
+    Attributes:
+        data: the data set.
+        output: folder for the stores; where empty, `data.patches`.
+        patch_size: side of a patch in pixels.
+        patch_step: distance between neighbouring patches in pixels, at most `patch_size`.
+        border: `mirror` reflects the image so that patches cover it all; `valid` stays inside it.
+        seed: seed of the choice of validation images.
+    """
+
+    data: DataSettings = field(default_factory=DataSettings)
+    output: str = ""
+    patch_size: int = 540
+    patch_step: int = 256
+    border: str = "mirror"
+    seed: int = 10
+
+    def __post_init__(self) -> None:
+        """Check what no single field can say."""
+        _choice("border", self.border, ("mirror", "valid"))
+        _positive(patch_size=self.patch_size, patch_step=self.patch_step)
+        if self.patch_step > self.patch_size:
+            raise ValueError(
+                f"patch_step={self.patch_step} is larger than patch_size={self.patch_size} and would leave "
+                "gaps; use a step of at most the size"
+            )
+
+
+@dataclass
+class ModelSettings:
+    """Which network.
+
+    Attributes:
+        name: `HoVerNet` (the published network) or `HoVerNetLite`.
+        mode: of HoVerNet: `original` (270 → 80) or `fast` (256 → 164).
+        has_types: whether nuclei get types; false trains segmentation alone.
+        encoder: of HoVerNetLite: resnet18, resnet50, efficientnet_b0 or convnext_tiny.
+        num_stages: of HoVerNetLite: how many of the encoder's stages are kept.
+        decoder_channels: of HoVerNetLite: channels at strides 2, 4, 8, …
+        margin: of HoVerNetLite: pixels by which the output is smaller than the input.
+    """
+
+    name: str = MISSING
+    mode: str = "fast"
+    has_types: bool = True
+    encoder: str = "resnet18"
+    num_stages: int = 4
+    decoder_channels: list[int] = field(default_factory=lambda: [48, 64, 128])
+    margin: int = 32
+
+
+@dataclass
+class AugmentationSettings:
+    """How training patches are varied; a range of 0 switches its part off.
+
+    Attributes:
+        crop: `centre` of the patch, as the reference does, or `random`.
+        scale: smallest and largest factor, drawn for each axis.
+        shift: largest translation, as a fraction of the patch.
+        shear: largest shear in degrees.
+        rotation: largest rotation in degrees.
+        flip: probability of each of the two flips.
+        hue: largest shift, in OpenCV's 180 steps of the circle.
+        saturation: largest mix with the grey image (or away from it).
+        brightness: largest shift in grey levels.
+        contrast: smallest and largest factor about the image's mean.
+        degrade: probability that a patch gets one of Gaussian blur, median blur and noise.
+        blur_kernels: kernel sizes of both blurs in pixels; 1 leaves the image as it is.
+        noise: largest standard deviation of the noise in grey levels.
+    """
+
+    crop: str = "centre"
+    scale: list[float] = field(default_factory=lambda: [0.8, 1.2])
+    shift: float = 0.01
+    shear: float = 5.0
+    rotation: float = 179.0
+    flip: float = 0.5
+    hue: float = 8.0
+    saturation: float = 0.2
+    brightness: float = 26.0
+    contrast: list[float] = field(default_factory=lambda: [0.75, 1.25])
+    degrade: float = 1.0
+    blur_kernels: list[int] = field(default_factory=lambda: [1, 3, 5])
+    noise: float = 12.75
+
+    def __post_init__(self) -> None:
+        """Check what no single field can say."""
+        _choice("augmentation.crop", self.crop, ("centre", "random"))
+        for name in ("scale", "contrast"):
+            values = getattr(self, name)
+            if len(values) != 2 or not 0 < values[0] <= values[1]:
+                raise ValueError(f"augmentation.{name}={values} must be [smallest, largest], both above 0")
+
+
+@dataclass
+class PhaseSettings:
+    """One phase of training, with an optimiser of its own.
+
+    Attributes:
+        epochs: passes over the patches.
+        batch_size: patches a step.
+        learning_rate: at the start, after warm-up.
+        freeze_encoder: whether the encoder stands still, its batch-norm statistics too.
+        schedule: `constant`, `step` (times `step_factor` every `step_epochs`) or `cosine` to zero.
+        step_epochs: see `schedule`.
+        step_factor: see `schedule`.
+        warmup_steps: steps over which the rate rises linearly.
+    """
+
+    epochs: int = 50
+    batch_size: int = 8
+    learning_rate: float = 1e-4
+    freeze_encoder: bool = False
+    schedule: str = "step"
+    step_epochs: int = 25
+    step_factor: float = 0.1
+    warmup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        """Check what no single field can say."""
+        _choice("train.phases.schedule", self.schedule, ("constant", "step", "cosine"))
+        _positive(epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate)
+
+
+@dataclass
+class TrainSettings:
+    """How to train.
+
+    Attributes:
+        phases: one after another, each starting from the weights of the one before.
+        input_size: side of the network's input in pixels; 0 takes the published size of the mode.
+        optimizer: `adam` or `adamw`.
+        weight_decay: of the optimiser.
+        precision: `fp32`, `bf16` or `fp16` (mixed, weights stay fp32); `auto` takes bf16 where the device has it.
+        channels_last: memory layout of images and weights.
+        clip_norm: largest norm of all gradients together; 0 does not clip.
+        accumulate: batches whose gradients are added up before a step.
+        ema_decay: decay of the moving average of weights that is validated and saved as best; 0 for none.
+        loss_weights: weight of each term (np_ce, np_dice, hv_mse, hv_msge, nc_ce, nc_dice); missing ones weigh 1.
+        class_weights: weight of each type in nc_ce, background first; empty for none.
+        focal_gamma: focusing exponent of the cross-entropies; 0 for plain ones.
+        legacy: reproduce the reference's targets and HV gradient term, its errors included.
+        start_from: checkpoint to start from; what does not fit, such as another type head, starts fresh.
+        imagenet: start a lite encoder from ImageNet weights where torch's cache holds them.
+        num_workers: processes that read and warp patches; -1 takes one per CPU this process may use, at most 8.
+        log_every: steps between two log entries; the device is waited for at no other time.
+        validate_every: epochs between two validations on whole images.
+        early_stop: epochs of a phase without a better PQ after which it ends; 0 for never.
+        checkpoint_every: steps between two saves of the state to resume from; 0 saves after each epoch.
+        max_steps: steps an epoch at most, for trying things out; 0 for all.
+    """
+
+    phases: list[PhaseSettings] = field(default_factory=lambda: [PhaseSettings()])
+    input_size: int = 0
+    optimizer: str = "adam"
+    weight_decay: float = 0.0
+    precision: str = "auto"
+    channels_last: bool = True
+    clip_norm: float = 0.0
+    accumulate: int = 1
+    ema_decay: float = 0.0
+    loss_weights: dict[str, float] = field(default_factory=dict)
+    class_weights: list[float] = field(default_factory=list)
+    focal_gamma: float = 0.0
+    legacy: bool = False
+    start_from: str = ""
+    imagenet: bool = True
+    num_workers: int = -1
+    log_every: int = 50
+    validate_every: int = 1
+    early_stop: int = 0
+    checkpoint_every: int = 0
+    max_steps: int = 0
+
+    def __post_init__(self) -> None:
+        """Check what no single field can say."""
+        _choice("train.optimizer", self.optimizer, ("adam", "adamw"))
+        _choice("train.precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
+        _positive(accumulate=self.accumulate, log_every=self.log_every, validate_every=self.validate_every)
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"train.ema_decay={self.ema_decay} must be at least 0 and below 1, such as 0.999")
+        known = ("np_ce", "np_dice", "hv_mse", "hv_msge", "nc_ce", "nc_dice")
+        for term in self.loss_weights:
+            _choice("train.loss_weights", term, known)
+
+
+@dataclass
+class TrainingRun:
+    """`run_train.py`: patch stores to a trained network.
+
+    Attributes:
+        data: the data set.
+        model: the network.
+        augmentation: how patches are varied.
+        train: how to train.
+        output: folder of the run: checkpoints, TensorBoard logs, resolved settings.
+        seed: of weights, order, geometry and colour.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        view: write a contact sheet of augmented patches and their targets to the output folder, and stop.
+        experiment: name of a recipe in config/experiment.
+    """
+
+    data: DataSettings = field(default_factory=DataSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    output: str = MISSING
+    seed: int = 10
+    device: str = "auto"
+    view: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what no single field can say."""
+        _choice("model.name", self.model.name, ("HoVerNet", "HoVerNetLite"))
+        _choice("model.mode", self.model.mode, ("original", "fast"))
+        if self.model.name == "HoVerNet" and self.train.input_size:
+            multiple = {"original": 6, "fast": 0}[self.model.mode]
+            if self.train.input_size % 8 != multiple:
+                raise ValueError(
+                    f"train.input_size={self.train.input_size} does not fit model.mode={self.model.mode}, whose "
+                    f"sizes leave {multiple} when divided by 8; use {'270' if multiple else '256'}, or 0"
+                )
+
+
+@dataclass
+class InferSettings:
+    """`run_infer.py`: images to nuclei.
+
+    Attributes:
+        input: an image, or a folder of images.
+        output: folder for the results; each image's outputs carry its name.
+        checkpoint: ours, or an official HoVer-Net `.tar`.
+        outputs: what to write, by name: json, mat, overlay, qupath, npy.
+        mpp: µm/px of the input's level 0, where the file does not say it or is wrong; 0 trusts the file.
+        window: largest side of the network's input in pixels; 0 chooses by network and device.
+        published_windows: use the published windows (256 → 164, 270 → 80) instead, for comparison.
+        batch_size: windows a batch; 0 chooses by device.
+        region_size: side in pixels of the region that is decoded at once.
+        halo: pixels around a region's core that are decoded with it; more than a large nucleus and a half.
+        normalisation: of the HV gradients: `window_free`, or `reference` (min–max over the region).
+        nuclei_threshold: probability from which a pixel belongs to a nucleus.
+        marker_threshold: gradient strength, 0..1, below which a nuclear pixel marks a nucleus's inside.
+        min_size: smallest nucleus in pixels.
+        precision: `fp32`, `bf16` or `fp16`; `auto` takes bf16 where the device is fast with it.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        dots: mark centroids in the overlay.
+        overwrite: predict images anew whose outputs are there.
+    """
+
+    input: str = MISSING
+    output: str = MISSING
+    checkpoint: str = MISSING
+    outputs: list[str] = field(default_factory=lambda: ["json", "overlay"])
+    mpp: float = 0.0
+    window: int = 0
+    published_windows: bool = False
+    batch_size: int = 0
+    region_size: int = 2048
+    halo: int = 64
+    normalisation: str = "window_free"
+    nuclei_threshold: float = 0.5
+    marker_threshold: float = 0.4
+    min_size: int = 10
+    precision: str = "auto"
+    device: str = "auto"
+    dots: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what no single field can say."""
+        _choice("normalisation", self.normalisation, ("window_free", "reference"))
+        _choice("precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
+        _positive(region_size=self.region_size)
+        if self.mpp < 0 or self.halo < 0 or self.window < 0 or self.batch_size < 0:
+            raise ValueError("mpp, halo, window and batch_size must be 0 or more")
+        if self.published_windows and self.window:
+            raise ValueError(
+                f"window={self.window} contradicts published_windows=true; give one of the two"
+            )
+
+
+@dataclass
+class EvaluateSettings:
+    """`compute_stats.py`: predictions beside the truth, to scores.
+
+    Attributes:
+        true: folder of true label maps (mat, npy, png, tif).
+        predicted: folder of predicted ones; files pair by name without extension.
+        mode: `instance` (DICE1, DICE2, AJI, AJI+, DQ, SQ, PQ) or `type` (F_d, accuracy, F_c).
+        output: folder for stats.csv and stats.json; where empty, the folder of the predictions.
+        radius: farthest distance in pixels between two centroids of a pair: 12 at 40x, 6 at 20x.
+        type_names: names of the types in order, background first; empty numbers them.
+    """
+
+    true: str = MISSING
+    predicted: str = MISSING
+    mode: str = "instance"
+    output: str = ""
+    radius: float = 12.0
+    type_names: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Check what no single field can say."""
+        _choice("mode", self.mode, ("instance", "type"))
+        _positive(radius=self.radius)
