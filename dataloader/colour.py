@@ -8,6 +8,7 @@ runs in float32 and is rounded and clipped to 0..255 once, at the end.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
 
@@ -19,7 +20,7 @@ _SEXTANTS_PER_HUE_STEP = (
     6 / 180
 )  # a full circle is 180 hue steps, or 6 sextants between pure and mixed colours
 _SMALLEST_CHROMA = 1e-6  # grey levels; only keeps the hue of a grey pixel finite
-_GAUSSIAN, _MEDIAN, _NOISE = range(3)
+_GAUSSIAN, _MEDIAN, _NOISE = range(3)  # noise is the last, for it can be left out
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,16 @@ class ColourAugment:
         degrade: probability, 0..1, that a sample is blurred, median-filtered or made noisy, each as likely;
             0 is off.
         blur_kernels: odd window sizes in pixels, drawn for both blurs; size 1 leaves the sample as it is.
-        noise: greatest standard deviation of the noise in grey levels, drawn from 0..noise; 0 adds none.
+        noise: greatest standard deviation of the noise in grey levels, drawn from 0..noise; 0 leaves the two
+            blurs as the only degradations.
     """
 
     hue: float = 8.0
     saturation: float = 0.2
     brightness: float = 26.0
-    contrast: tuple[float, float] = (0.75, 1.25)
+    contrast: Sequence[float] = (0.75, 1.25)
     degrade: float = 1.0
-    blur_kernels: tuple[int, ...] = (1, 3, 5)
+    blur_kernels: Sequence[int] = (1, 3, 5)
     noise: float = 0.05 * 255
 
     def __post_init__(self) -> None:
@@ -56,8 +58,7 @@ class ColourAugment:
             value = getattr(self, name)
             if not 0 <= value <= greatest:
                 raise ValueError(f"{name}={value} lies outside 0..{greatest}; set 0 to switch it off")
-        low, high = self.contrast
-        if not 0 <= low <= high:
+        if len(self.contrast) != 2 or not 0 <= self.contrast[0] <= self.contrast[1]:
             raise ValueError(
                 f"contrast={self.contrast} must be (least, greatest) factors from 0; set (1, 1) for none"
             )
@@ -102,7 +103,7 @@ class ColourAugment:
             return
         num, device = len(images), images.device
         is_degraded, spread, is_per_channel = torch.rand((3, num), generator=generator, device=device)
-        kind = torch.randint(3, (num,), generator=generator, device=device)
+        kind = torch.randint(_NOISE + 1 if self.noise else _NOISE, (num,), generator=generator, device=device)
         size_index = torch.randint(len(self.blur_kernels), (2, num), generator=generator, device=device)
         sizes = torch.tensor(self.blur_kernels, device=device)[size_index]
         kind[is_degraded >= self.degrade] = -1
@@ -113,7 +114,7 @@ class ColourAugment:
         for size in sorted(set(self.blur_kernels) - {1}):
             if rows := [row for row in range(num) if (kinds[row], median_sizes[row]) == (_MEDIAN, size)]:
                 pixels[rows] = filter_median(images[rows], size).to(pixels.dtype)
-        if self.noise and (rows := [row for row in range(num) if kinds[row] == _NOISE]):
+        if rows := [row for row in range(num) if kinds[row] == _NOISE]:
             noise = torch.randn((len(rows), *pixels.shape[1:]), generator=generator, device=device)
             noise = torch.where(_per_sample(is_per_channel[rows] < 0.5), noise, noise[:, :1])
             pixels[rows] += noise.mul_(_per_sample(self.noise * spread[rows]))

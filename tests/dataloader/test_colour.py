@@ -219,6 +219,17 @@ def test_noise_has_no_mean_and_a_spread_within_its_range_and_some_of_it_is_grey(
     assert 5 < (is_grey & is_noisy).sum() < is_noisy.sum() - 5  # every other one
 
 
+def test_without_noise_every_degraded_sample_is_blurred():
+    images = random_images(num=60)
+    augmented = ColourAugment(**OFF | {"degrade": 1, "blur_kernels": [3], "noise": 0})(images, seeded())
+    medians = filter_median(images, 3)
+    blurred = blur_gaussian(images.float(), torch.full((2, 60), 3), largest=3).round()
+    is_median = (augmented == medians).flatten(1).all(dim=1)
+    is_blurred = (augmented == blurred).flatten(1).all(dim=1)
+    assert (is_median ^ is_blurred).all()
+    assert 15 < is_median.sum() < 45
+
+
 def test_as_many_samples_are_degraded_as_asked():
     images = random_images(num=1, height=8, width=8).expand(400, -1, -1, -1)
     settings = OFF | {"degrade": 0.25, "blur_kernels": (3, 5), "noise": 12}
