@@ -1,0 +1,135 @@
+"""Time of the segmentation scores of one image: `python -m benchmarks.statistics [label file …]`.
+
+Compares the overlap table with the obvious definition, one mask per nucleus, in the same run; both must give
+the same scores. A synthetic image of 550 nuclei comes first, then the files given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from metrics.overlap import Overlap
+from metrics.segmentation import aji, aji_plus, dice2, panoptic_quality
+from run_utils.label_files import read_label_map
+
+SIZE = 1000  # pixels, side of the synthetic image
+NUM_NUCLEI = 550
+Scores = dict[str, float]
+
+
+def main() -> None:
+    """Measure the synthetic image and the files given, and print a line for each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("label_files", nargs="*", type=Path, help="true label maps to measure as well")
+    parser.add_argument("--repeats", type=int, default=15, help="runs of ours; the median is printed")
+    parser.add_argument("--slow-repeats", type=int, default=3, help="runs of the definition by masks")
+    arguments = parser.parse_args()
+    maps = {"synthetic": make_label_map(np.random.default_rng(0))}
+    maps |= {path.stem: read_label_map(path) for path in arguments.label_files}
+    print(f"PQ + AJI + AJI+ + DICE2 of one image, median ms; {os.cpu_count()} CPU cores")
+    for name, true in maps.items():
+        predicted = disturb(true, np.random.default_rng(1))
+        ours_ms, ours = time_ms(lambda: fast_scores(true, predicted), arguments.repeats)  # noqa: B023
+        slow_ms, slow = time_ms(lambda: slow_scores(true, predicted), arguments.slow_repeats)  # noqa: B023
+        assert all(np.isclose(ours[key], slow[key]) for key in slow), (ours, slow)
+        num_nuclei = len(np.unique(true)) - 1
+        print(
+            f"{name}: {true.shape[0]} x {true.shape[1]}, {num_nuclei} nuclei: "
+            f"ours {ours_ms:.1f}, masks {slow_ms:.0f}, ratio {slow_ms / ours_ms:.0f}"
+        )
+
+
+def fast_scores(true: np.ndarray, predicted: np.ndarray) -> Scores:
+    """Return the four scores read off one overlap table."""
+    overlap = Overlap.of(true, predicted)
+    return {
+        "PQ": panoptic_quality(overlap).pq,
+        "AJI": aji(overlap),
+        "AJI+": aji_plus(overlap),
+        "DICE2": dice2(overlap),
+    }
+
+
+def slow_scores(true: np.ndarray, predicted: np.ndarray) -> Scores:
+    """Return the four scores from their definitions, with one mask per nucleus and the whole IoU matrix.
+
+    Args:
+        true: (H, W) integer label map with at least one nucleus.
+        predicted: (H, W) integer label map with at least one nucleus.
+    """
+    true_masks = [true == nucleus for nucleus in np.unique(true[true > 0])]
+    predicted_masks = [predicted == nucleus for nucleus in np.unique(predicted[predicted > 0])]
+    predicted_ids = np.unique(predicted[predicted > 0]).tolist()
+    inter = np.zeros((len(true_masks), len(predicted_masks)))
+    union = np.ones_like(inter)
+    for row, mask in enumerate(true_masks):
+        for nucleus in np.unique(predicted[mask & (predicted > 0)]).tolist():
+            column = predicted_ids.index(nucleus)
+            inter[row, column] = np.sum(mask & predicted_masks[column])
+            union[row, column] = np.sum(mask | predicted_masks[column])
+    is_pair = inter > 0
+    matched = (inter / union)[inter / union > 0.5]
+    best = np.argmax(inter / (union + 1e-6), axis=1)
+    with_pair = np.flatnonzero(is_pair.any(axis=1))
+    rows, columns = linear_sum_assignment(-inter / (union + 1e-6))
+    kept = is_pair[rows, columns]
+    areas = [np.array([mask.sum() for mask in masks]) for masks in (true_masks, predicted_masks)]
+    return {
+        "PQ": 2 * matched.sum() / (len(true_masks) + len(predicted_masks)),
+        "AJI": _slow_jaccard(inter, union, areas, with_pair, best[with_pair]),
+        "AJI+": _slow_jaccard(inter, union, areas, rows[kept], columns[kept]),
+        "DICE2": 2 * inter.sum() / (inter + union)[is_pair].sum() if is_pair.any() else 0.0,
+    }
+
+
+def _slow_jaccard(
+    inter: np.ndarray, union: np.ndarray, areas: list[np.ndarray], rows: np.ndarray, columns: np.ndarray
+) -> float:
+    total = union[rows, columns].sum()
+    total += sum(area for row, area in enumerate(areas[0]) if row not in rows)
+    total += sum(area for column, area in enumerate(areas[1]) if column not in columns)
+    return inter[rows, columns].sum() / total
+
+
+def make_label_map(rng: np.random.Generator, size: int = SIZE, num_nuclei: int = NUM_NUCLEI) -> np.ndarray:
+    """Draw discs of radius 6 to 13 pixels, later ones on top, as a (size, size) int32 label map."""
+    label_map = np.zeros((size, size), np.int32)
+    y, x = np.ogrid[:size, :size]
+    for nucleus in range(1, num_nuclei + 1):
+        centre_y, centre_x = rng.uniform(0, size, 2)
+        label_map[(y - centre_y) ** 2 + (x - centre_x) ** 2 < rng.uniform(6, 13) ** 2] = nucleus
+    return label_map
+
+
+def disturb(label_map: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return a prediction: shifted by (2, 1) pixels, a tenth lost, a tenth merged, ids shuffled."""
+    ids = np.unique(label_map)
+    new_ids = np.zeros(len(ids), np.int32)
+    new_ids[1:] = rng.permutation(len(ids) - 1) + 1
+    new_ids[1:][rng.random(len(ids) - 1) < 0.1] = 0
+    merged = np.flatnonzero(rng.random(len(ids)) < 0.1)
+    new_ids[merged] = new_ids[np.maximum(merged - 1, 0)]
+    return np.roll(new_ids[np.searchsorted(ids, label_map)], (2, 1), axis=(0, 1))
+
+
+def time_ms(run: Callable[[], Scores], repeats: int) -> tuple[float, Scores]:
+    """Return the median time of ``run`` in ms, after one run that is not counted, and its result."""
+    result = run()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return 1000 * statistics.median(seconds), result
+
+
+if __name__ == "__main__":
+    main()
