@@ -1,0 +1,140 @@
+"""CoNSeP (Graham et al. 2019): ``{Train,Test}/Images/*.png`` beside ``{Train,Test}/Labels/*.mat``."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
+
+from dataloader.annotations.base import AnnotatedImage, read_rgb, renumber, sort_naturally
+
+CLASS_NAMES = ("background", "miscellaneous", "inflammatory", "epithelial", "spindle-shaped")
+# Raw types: 1 other, 2 inflammatory, 3 healthy and 4 malignant epithelial, 5 fibroblast, 6 muscle and
+# 7 endothelial; merged as in Graham et al. 2019, section 4.1.
+MERGED_TYPE = np.array([0, 1, 2, 3, 3, 4, 4, 4], dtype=np.uint8)
+TYPES = ("auto", "merged", "raw")
+
+
+class ConsepAdapter:
+    """The published folder of CoNSeP, with its raw seven types or with the paper's four.
+
+    Args:
+        root: folder that holds ``Train`` and ``Test``.
+        types: what the files hold: ``raw``, ``merged``, or ``auto``: raw if a type above 4 occurs anywhere in
+            the split, since a single raw image may lack those types. A raw split without any needs ``raw``.
+
+    Raises:
+        FileNotFoundError: where ``root`` is not a folder.
+        ValueError: for another value of ``types``.
+    """
+
+    name = "consep"
+    class_names: tuple[str, ...] = CLASS_NAMES
+    mpp = 0.25
+
+    def __init__(self, root: str | Path, *, types: str = "auto") -> None:
+        self.root = Path(root)
+        if types not in TYPES:
+            raise ValueError(f"types={types!r} is not known; use one of: {', '.join(TYPES)}")
+        if not self.root.is_dir():
+            raise FileNotFoundError(f"{self.root}: no such folder; give the one that holds Train and Test")
+        self._types = types
+        self._split_is_raw: dict[str, bool] = {}
+
+    def list_names(self, split: str) -> list[str]:
+        """Return the names of a split's images, ``train_2`` before ``train_10``.
+
+        Raises:
+            FileNotFoundError: where the split has no folder, no image, or an image without labels.
+        """
+        folder = self.root / split / "Images"
+        if not folder.is_dir():
+            found = sorted(path.parent.name for path in self.root.glob("*/Images"))
+            raise FileNotFoundError(f"{folder}: no such folder; splits found: {', '.join(found) or 'none'}")
+        names = [path.stem for path in folder.glob("*.png")]
+        if not names:
+            raise FileNotFoundError(f"{folder}: no .png image; give the folder of CoNSeP as it was published")
+        for name in names:
+            self._find_labels(split, name)
+        return sort_naturally(names)
+
+    def read(self, split: str, name: str) -> AnnotatedImage:
+        """Read one image, its nuclei renumbered to 1..K and its types merged to ``class_names``.
+
+        Raises:
+            FileNotFoundError: where the image or its labels are missing.
+            ValueError: for a file that is truncated, malformed, or does not fit the other.
+        """
+        image_path = self.root / split / "Images" / f"{name}.png"
+        if not image_path.is_file():
+            raise FileNotFoundError(f"{image_path}: no such file; list_names({split!r}) gives the names")
+        image = read_rgb(image_path)
+        labels_path = self._find_labels(split, name)
+        maps = _load_maps(labels_path, ("inst_map", "type_map"))
+        for key, values in maps.items():
+            if values.shape != image.shape[:2]:
+                raise ValueError(
+                    f"{labels_path}: {key} is {values.shape}, the image {image.shape[:2]}; "
+                    "both must have the same height and width, fetch the pair again"
+                )
+        type_map = self._merge_types(split, labels_path, maps["type_map"])
+        return AnnotatedImage(name, image, renumber(maps["inst_map"]), type_map)
+
+    def _find_labels(self, split: str, name: str) -> Path:
+        path = self.root / split / "Labels" / f"{name}.mat"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path}: no labels for image {name}.png; add the file or remove the image"
+            )
+        return path
+
+    def _merge_types(self, split: str, path: Path, type_map: np.ndarray) -> np.ndarray:
+        is_raw = self._is_raw(split)
+        kind, largest = ("raw", len(MERGED_TYPE) - 1) if is_raw else ("merged", len(CLASS_NAMES) - 1)
+        if type_map.max(initial=0) > largest:
+            raise ValueError(
+                f"{path}: type_map holds type {type_map.max()}, but types={kind} has 0..{largest}; "
+                + ("mend the file" if is_raw else "set types=raw or types=auto")
+            )
+        types = type_map.astype(np.uint8)
+        return MERGED_TYPE[types] if is_raw else types
+
+    def _is_raw(self, split: str) -> bool:
+        if self._types != "auto":
+            return self._types == "raw"
+        if split not in self._split_is_raw:
+            paths = [self._find_labels(split, name) for name in self.list_names(split)]
+            largest = max(_load_maps(path, ("type_map",))["type_map"].max(initial=0) for path in paths)
+            self._split_is_raw[split] = bool(largest >= len(CLASS_NAMES))
+        return self._split_is_raw[split]
+
+
+def _load_maps(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Read maps of whole numbers from 0 up; what MATLAB saved as double is accepted where it is whole."""
+    try:
+        content = loadmat(path, variable_names=keys)
+    except NotImplementedError as error:
+        raise ValueError(f"{path}: saved as MATLAB v7.3 (HDF5); save it anew with -v7") from error
+    except (OSError, ValueError, TypeError, MatReadError, zlib.error) as error:
+        raise ValueError(f"{path}: not a whole .mat file ({error}); fetch the file again") from error
+    for key in keys:
+        if key not in content:
+            raise ValueError(f"{path}: has no {key!r}; CoNSeP's labels hold inst_map and type_map")
+        _check_map(f"{path}: {key}", content[key])
+    return {key: content[key] for key in keys}
+
+
+def _check_map(what: str, values: np.ndarray) -> None:
+    if values.ndim != 2 or values.dtype.kind not in "buif":
+        raise ValueError(
+            f"{what} is {values.dtype} of shape {values.shape}; an (H, W) map of numbers is needed"
+        )
+    if values.dtype.kind == "f" and not np.array_equal(values, np.trunc(values)):
+        raise ValueError(
+            f"{what} holds values that are not whole numbers; ids and types must be, mend the file"
+        )
+    if values.min(initial=0) < 0:
+        raise ValueError(f"{what} holds {values.min()}; ids and types start at 0 (background), mend the file")

@@ -1,0 +1,153 @@
+"""Patches as a torch data set: read from the stores, warped, ready to be batched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler, get_worker_info
+
+from dataloader.augment import Geometry, GeometrySettings, crop_centre
+from dataloader.patches import PatchStore
+
+
+class PatchDataset(Dataset[dict[str, torch.Tensor]]):
+    """The patches of one or several stores, one after another.
+
+    An index is ``epoch * len(dataset) + patch``: the sample follows from (seed, epoch, patch) alone, so that
+    any number of workers, in any order, after any restart, gives the same. ``EpochSampler`` makes indices.
+
+    Args:
+        stores: patch stores with the same resolution and types; patch sizes may differ.
+        input_size: side of the samples in pixels, at most the patch size.
+        augment: ranges of the random warp; None cuts the centre out, as for validation.
+        seed: of the warps.
+        split_pieces: given a (H, W) int32 label map, numbers the connected pieces of each nucleus apart:
+            reflection and crops tear nuclei. None leaves the ids.
+
+    Raises:
+        ValueError: for no store, stores that do not fit each other, or patches smaller than ``input_size``.
+    """
+
+    def __init__(
+        self,
+        stores: PatchStore | Sequence[PatchStore],
+        input_size: int,
+        *,
+        augment: GeometrySettings | None = None,
+        seed: int = 0,
+        split_pieces: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> None:
+        self.stores = [stores] if isinstance(stores, PatchStore) else list(stores)
+        _check_stores(self.stores, input_size)
+        self.input_size = input_size
+        self.seed = seed
+        self._ends = np.cumsum([len(store) for store in self.stores])
+        self._geometry = Geometry(input_size, augment) if augment is not None else None
+        self._split_pieces = split_pieces
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """Return sample ``epoch * len(self) + patch``.
+
+        Returns:
+            ``image`` (H, W, 3) uint8 RGB, ``label_map`` (H, W) int32 and, where the stores have types,
+            ``type_map`` (H, W) uint8, with H = W = ``input_size``.
+        """
+        if get_worker_info() is not None:
+            cv2.setNumThreads(0)  # the workers are the parallelism
+        epoch, number = divmod(index, len(self))
+        which = int(np.searchsorted(self._ends, number, side="right"))
+        patch = self.stores[which].read(number - (int(self._ends[which - 1]) if which else 0))
+        if self._geometry is None:
+            image, label_map = (
+                crop_centre(values, self.input_size) for values in (patch.image, patch.label_map)
+            )
+            type_map = None if patch.type_map is None else crop_centre(patch.type_map, self.input_size)
+        else:
+            seed = int(np.random.default_rng([self.seed, epoch, number]).integers(2**62))
+            image, label_map, type_map = self._geometry(*patch, seed=seed)
+        if self._split_pieces is not None:
+            label_map = np.asarray(self._split_pieces(label_map), dtype=np.int32)
+        sample = {"image": image, "label_map": label_map, "type_map": type_map}
+        return {
+            key: torch.from_numpy(np.ascontiguousarray(values))
+            for key, values in sample.items()
+            if values is not None
+        }
+
+
+class EpochSampler(Sampler[int]):
+    """Every patch once an epoch, in an order that follows from (seed, epoch) alone.
+
+    Args:
+        num_patches: length of the data set.
+        seed: of the order.
+        epoch: epoch to give, from 0; see ``set_epoch``.
+        start: position in this rank's order to start from, for resuming; a step moves it by the batch size.
+        rank: which of ``num_ranks`` processes this is; it takes every ``num_ranks``-th patch from there on.
+        num_ranks: processes that share an epoch; the first patches are given twice where it does not divide.
+
+    Raises:
+        ValueError: for no patch, or a start outside the epoch.
+    """
+
+    def __init__(
+        self,
+        num_patches: int,
+        seed: int,
+        *,
+        epoch: int = 0,
+        start: int = 0,
+        rank: int = 0,
+        num_ranks: int = 1,
+    ) -> None:
+        if num_patches < 1:
+            raise ValueError("num_patches=0: there is no patch to train on; extract patches first")
+        if not 0 <= rank < num_ranks:
+            raise ValueError(f"rank={rank} must lie in 0..num_ranks - 1 = {num_ranks - 1}")
+        self.num_patches = num_patches
+        self.seed = seed
+        self.rank = rank
+        self.num_ranks = num_ranks
+        self.set_epoch(epoch, start)
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch that the next iteration gives, and the position (of this rank) it starts from."""
+        per_rank = -(-self.num_patches // self.num_ranks)
+        if not 0 <= start <= per_rank:
+            raise ValueError(f"start={start} must lie in 0..{per_rank}, the patches of an epoch")
+        self.epoch = epoch
+        self.start = start
+        self._per_rank = per_rank
+
+    def __len__(self) -> int:
+        return self._per_rank - self.start
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_patches)
+        mine = np.resize(order, self._per_rank * self.num_ranks)[self.rank :: self.num_ranks]
+        return iter((self.epoch * self.num_patches + mine[self.start :]).tolist())
+
+
+def _check_stores(stores: Sequence[PatchStore], input_size: int) -> None:
+    if not stores:
+        raise ValueError("stores is empty; give at least one patch store")
+    first = stores[0]
+    for store in stores:
+        if (store.class_names, store.mpp) != (first.class_names, first.mpp):
+            raise ValueError(
+                f"{store.path} has types {store.class_names} at {store.mpp} µm/px, {first.path} has "
+                f"{first.class_names} at {first.mpp}; only stores with the same ones are read together"
+            )
+        if store.settings.patch_size < input_size:
+            raise ValueError(
+                f"input_size={input_size} does not fit into patches of {store.settings.patch_size} pixels in "
+                f"{store.path}; extract with patch_size={input_size} or more"
+            )
+        if len(store) == 0:
+            raise ValueError(f"{store.path} holds no patch; extract it from at least one image")
