@@ -117,7 +117,7 @@ def evaluate(
             F of each type.
         output_dir: where the two files go; "" for beside the prediction.
         radius: for "type", the largest distance of paired centroids, in pixels (12 at 40x, 6 at 20x).
-        type_names: name of each type, background first; None for the types that occur, named by number.
+        type_names: name of each type, background first; None or empty for the types that occur, by number.
 
     Raises:
         FileNotFoundError: for a path that is not there, or when no stem is on both sides.
@@ -236,14 +236,14 @@ def _measure_types(pairs: Pairs, radius: float, type_names: Sequence[str] | None
         try:
             true, predicted = read_typed_centroids(true_path), read_typed_centroids(predicted_path)
             types = np.concatenate([[0], true.types, predicted.types])
-            if type_names is not None and types.max() >= len(type_names):
+            if type_names and types.max() >= len(type_names):
                 raise ValueError(f"type {types.max()} has no name among {list(type_names)}; name every type")
             pairing = pair_centroids(true.centroids, predicted.centroids, radius)
             detections[stem] = detect_types(pairing, true.types, predicted.types)
             highest = max(highest, int(types.max()))
         except (ValueError, OSError) as error:
             failed[stem] = _note_failure(stem, error)
-    names = [str(type_id) for type_id in range(highest + 1)] if type_names is None else list(type_names)
+    names = list(type_names or map(str, range(highest + 1)))
     images: dict[str, Scores] = {stem: score_types([found], names) for stem, found in detections.items()}
     return images, score_types(list(detections.values()), names), failed
 

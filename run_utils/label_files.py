@@ -133,9 +133,9 @@ def typed_centroids(label_map: np.ndarray, type_map: np.ndarray) -> TypedCentroi
 
     Args:
         label_map: (H, W) integer, 0 background.
-        type_map: (H, W) integer types, 0 background.
+        type_map: (H, W) integer types, 0 background, -1 unlabelled; a nucleus without a type gets -1.
     """
-    votes = Overlap.of(label_map, type_map)
+    votes = Overlap.of(label_map, np.maximum(type_map, 0))
     return TypedCentroids(_centroids(label_map, votes), _majority_types(votes))
 
 

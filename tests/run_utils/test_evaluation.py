@@ -158,6 +158,16 @@ def test_a_type_without_a_name_is_an_error_that_names_it(folders):
         evaluate(*folders, mode="type", type_names=["background", "round", "long"])
 
 
+@pytest.mark.parametrize("type_names", [None, []])
+def test_types_without_names_go_by_number(folders, type_names):
+    for folder in folders:
+        save(folder, "a", TRUE, [1, 3, 1])
+    scores = evaluate(*folders, mode="type", type_names=type_names).overall
+    assert list(scores) == ["F_d", "accuracy", "F_1", "F_2", "F_3"]
+    assert (scores["F_1"], scores["F_3"]) == (1, 1)
+    assert np.isnan(scores["F_2"])
+
+
 def test_two_files_are_compared_whatever_their_names(folders):
     np.save(folders[0] / "truth.npy", TRUE)
     save(folders[1], "prediction", PREDICTED)

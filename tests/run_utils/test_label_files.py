@@ -4,7 +4,7 @@ import tifffile
 from PIL import Image
 from scipy.io import savemat
 
-from run_utils.label_files import find_label_files, read_label_map, read_typed_centroids
+from run_utils.label_files import find_label_files, read_label_map, read_typed_centroids, typed_centroids
 
 LABELS = np.array([[1, 1, 0, 0], [1, 1, 0, 2], [0, 0, 0, 2], [5, 0, 0, 2]], dtype=np.int32)
 # centroids (y, x): 1 is a 2 x 2 square, 2 a column of three, 5 one pixel
@@ -79,6 +79,13 @@ def test_a_nucleus_that_the_list_lacks_takes_the_majority_of_the_type_map(tmp_pa
     assert read_typed_centroids(save(tmp_path / "b.mat", **listed)).types.tolist() == [-1, 6, -1]
     only_map = read_typed_centroids(save(tmp_path / "c.mat", inst_map=LABELS, type_map=type_map))
     assert only_map.types.tolist() == [4, 3, -1]
+
+
+def test_arrays_give_centroids_and_majority_types():
+    type_map = np.array([[4, 4, 0, 0], [2, 0, 0, 1], [0, 0, 0, 3], [-1, 0, 0, 3]])
+    found = typed_centroids(LABELS, type_map)
+    assert found.centroids.tolist() == CENTROIDS
+    assert found.types.tolist() == [4, 3, -1]
 
 
 def test_an_array_of_two_channels_holds_types(tmp_path):
