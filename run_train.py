@@ -6,11 +6,11 @@ from config.schema import TrainingRun
 from run_utils.entry import run_command
 
 
-def main(settings: TrainingRun) -> int | None:
+def main(settings: TrainingRun) -> None:
     """Train, or write a contact sheet of what would be trained on."""
-    from run_utils.build import train_from_settings
+    from run_utils.training.run import train  # late: --help answers without torch
 
-    return train_from_settings(settings)
+    train(settings)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,9 @@ def _run_hydra(name: str, function: Callable[[Any], int | None]) -> int:
             missing = sorted(OmegaConf.missing_keys(composed))
             if missing:
                 wanted = " ".join(f"{key}=…" for key in missing)
-                raise ValueError(f"no value for {', '.join(missing)}; add {wanted} (--help lists the settings)")
+                raise ValueError(
+                    f"no value for {', '.join(missing)}; add {wanted} (--help lists the settings)"
+                )
             outcome.append(function(OmegaConf.to_object(composed)))
         except BaseException as error:  # raised again below: Hydra would print its own report first
             outcome.append(error)
@@ -114,7 +116,9 @@ def _is_configuration_error(error: Exception) -> bool:
 
 def _one_line(error: Exception) -> str:
     """Return an error as one line, its cause included, hints meant for programmers left out."""
-    causes = [str(error)] + ([str(error.__cause__)] if _is_configuration_error(error) and error.__cause__ else [])
+    causes = [str(error)] + (
+        [str(error.__cause__)] if _is_configuration_error(error) and error.__cause__ else []
+    )
     text = "\n".join(causes).split("Config search path:")[0]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     kept = [line for line in lines if not line.startswith(HINTS)]

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in 0..1; torchvision's published weights expect it
 IMAGENET_STD = (0.229, 0.224, 0.225)
 HEAD_CHANNELS = 32
+LAST_LAYER_STD = 0.01  # of fresh weights: maps start near zero, where the losses are of order 1
 OUTPUT_STRIDE = 2  # the heads' resolution
 
 
@@ -128,7 +129,6 @@ class HoVerNetLite(nn.Module):
             {name: _head(decoder_channels[0], channels) for name, channels in heads.items()}
         )
         initialise(self.decoder)
-        initialise(self.heads)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1) * MAX_GREY, persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1) * MAX_GREY, persistent=False)
 
@@ -223,7 +223,12 @@ def _conv_norm_relu(in_channels: int, out_channels: int) -> list[nn.Module]:
 
 
 def _head(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(*_conv_norm_relu(in_channels, HEAD_CHANNELS), nn.Conv2d(HEAD_CHANNELS, out_channels, 1))
+    layers = nn.Sequential(*_conv_norm_relu(in_channels, HEAD_CHANNELS))
+    initialise(layers)
+    last = nn.Conv2d(HEAD_CHANNELS, out_channels, 1)
+    nn.init.normal_(last.weight, std=LAST_LAYER_STD)
+    nn.init.zeros_(last.bias)
+    return layers.append(last)
 
 
 def _build_stages(encoder: str, num_stages: int) -> list[EncoderStage]:

@@ -1,0 +1,34 @@
+"""Cut annotated images into patches to train on: `python extract_patches.py data=consep data.root=…`."""
+
+from __future__ import annotations
+
+from config.schema import ExtractSettings
+from run_utils.entry import run_command
+
+
+def main(settings: ExtractSettings) -> None:
+    """Write one patch store a split; run twice, it resumes."""
+    from dataloader.annotations import open_annotations  # late: --help answers at once
+    from run_utils.extraction import extract_patches, plan_stores
+
+    data = settings.data
+    adapter = open_annotations(data.adapter, data.root)
+    plans = plan_stores(
+        adapter,
+        data.splits,
+        split_from=data.split_from,
+        num_validation=data.num_validation,
+        seed=settings.seed,
+    )
+    extract_patches(
+        adapter,
+        settings.output or data.patches,
+        plans,
+        patch_size=settings.patch_size,
+        patch_step=settings.patch_step,
+        border=settings.border,
+    )
+
+
+if __name__ == "__main__":
+    run_command("extract", main)

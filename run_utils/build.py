@@ -1,0 +1,170 @@
+"""The one place that joins parts: settings in, things that run out; every choice by name is a table here."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from config.schema import AugmentationSettings, ModelSettings, TrainingRun
+from dataloader.augment import GeometrySettings
+from dataloader.colour import ColourAugment
+from dataloader.patch_dataset import PatchDataset
+from dataloader.patches import PatchStore
+from models.hovernet.checkpoint import load_weights
+from models.hovernet.lite import HoVerNetLite
+from models.hovernet.losses import HoVerLoss
+from models.hovernet.network import HoVerNet
+from models.hovernet.targets import split_pieces
+from models.nuclei import NucleusType
+from run_utils.devices import resolve_device, resolve_precision, usable_cpus
+from run_utils.inference.pipeline import Plan
+from run_utils.outputs import default_colours
+from run_utils.training.device_transforms import DeviceTransforms
+from run_utils.training.trainer import TrainingParts
+from run_utils.training.validation import Validator
+
+logger = logging.getLogger(__name__)
+
+MAX_WORKERS = 8
+PUBLISHED_INPUT = {"original": 270, "fast": 256}
+LITE_INPUT = 256
+MATCH_RADIUS_UM = 3.0  # the published 12 px at 0.25 µm/px
+
+
+def _hovernet(settings: ModelSettings, num_types: int | None) -> nn.Module:
+    return HoVerNet(settings.mode, num_types)
+
+
+def _hovernet_lite(settings: ModelSettings, num_types: int | None) -> nn.Module:
+    return HoVerNetLite(
+        settings.encoder,
+        num_types,
+        num_stages=settings.num_stages,
+        decoder_channels=settings.decoder_channels,
+        margin=settings.margin,
+    )
+
+
+NETWORKS = {"HoVerNet": _hovernet, "HoVerNetLite": _hovernet_lite}
+
+
+def build_network(run: TrainingRun, num_types: int | None) -> nn.Module:
+    """Return the network that a run trains, with the weights it starts from, on the CPU."""
+    torch.manual_seed(run.seed)
+    network = NETWORKS[run.model.name](run.model, num_types)
+    if run.train.start_from:
+        load_weights(network, run.train.start_from)
+    elif run.train.imagenet and isinstance(network, HoVerNetLite):
+        network.load_imagenet()
+    return network
+
+
+def build_geometry(settings: AugmentationSettings) -> GeometrySettings:
+    """Return the ranges of the warp that workers apply to patches."""
+    smallest, largest = settings.scale
+    return GeometrySettings(
+        crop=settings.crop,
+        scale=(smallest, largest),
+        shift=settings.shift,
+        shear=settings.shear,
+        rotation=settings.rotation,
+        flip=settings.flip,
+    )
+
+
+def build_colour(settings: AugmentationSettings) -> ColourAugment:
+    """Return the colour changes that the device applies to a batch."""
+    least, greatest = settings.contrast
+    return ColourAugment(
+        hue=settings.hue,
+        saturation=settings.saturation,
+        brightness=settings.brightness,
+        contrast=(least, greatest),
+        degrade=settings.degrade,
+        blur_kernels=tuple(settings.blur_kernels),
+        noise=settings.noise,
+    )
+
+
+def name_types(class_names: Sequence[str]) -> tuple[NucleusType, ...] | None:
+    """Return the types of a data set with colours to draw them in; None where it has no types."""
+    if not class_names:
+        return None
+    colours = default_colours(len(class_names))
+    return tuple(NucleusType(name, colour) for name, colour in zip(class_names, colours, strict=True))
+
+
+def build_training(run: TrainingRun) -> TrainingParts:
+    """Put together what the training loop works with.
+
+    Raises:
+        FileNotFoundError, ValueError: where the patch stores are missing or do not fit the settings.
+    """
+    settings = run.train
+    store = open_store(run, "train")
+    types = name_types(store.class_names) if run.model.has_types else None
+    device = resolve_device(run.device)
+    dtype = resolve_precision(settings.precision, device)
+    network = build_network(run, None if types is None else len(types))
+    input_size = settings.input_size or default_input_size(run.model)
+    layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+    return TrainingParts(
+        network=network.to(device, memory_format=layout),
+        patches=(patches := _build_patches(run, store, input_size)),
+        num_patches=len(patches),
+        transforms=DeviceTransforms(
+            device,
+            network.geometry.output_size(input_size),
+            has_types=types is not None,
+            colour=build_colour(run.augmentation),
+            legacy=settings.legacy,
+        ),
+        loss=HoVerLoss(
+            settings.loss_weights,
+            settings.class_weights or None,
+            focal_gamma=settings.focal_gamma,
+            legacy=settings.legacy,
+        ).to(device),
+        validator=_build_validator(run, types, device, dtype),
+        device=device,
+        dtype=dtype,
+        num_workers=min(usable_cpus(), MAX_WORKERS) if settings.num_workers < 0 else settings.num_workers,
+        facts={"types": types, "mpp": store.mpp, "settings": dataclasses.asdict(run)},
+    )
+
+
+def default_input_size(model: ModelSettings) -> int:
+    """Return the published input size of a network in pixels."""
+    return PUBLISHED_INPUT[model.mode] if model.name == "HoVerNet" else LITE_INPUT
+
+
+def open_store(run: TrainingRun, split: str) -> PatchStore:
+    """Open the patch store of a split of the run's data set."""
+    path = Path(run.data.patches) / f"{split}.zarr"
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"no patches at {path}: run extract_patches.py data={run.data.adapter} data.root=… "
+            f"data.patches={run.data.patches} first, or set data.patches"
+        )
+    return PatchStore(path)
+
+
+def _build_patches(run: TrainingRun, store: PatchStore, input_size: int) -> PatchDataset:
+    geometry = build_geometry(run.augmentation)
+    return PatchDataset(store, input_size, augment=geometry, seed=run.seed, split_pieces=split_pieces)
+
+
+def _build_validator(
+    run: TrainingRun, types: tuple[NucleusType, ...] | None, device: torch.device, dtype: torch.dtype
+) -> Validator | None:
+    if not (Path(run.data.patches) / "validation.zarr").is_dir():
+        logger.warning("no validation.zarr in %s: training goes on without validation", run.data.patches)
+        return None
+    store = open_store(run, "validation")
+    radius = MATCH_RADIUS_UM / store.mpp
+    return Validator(store, types, device=device, dtype=dtype, plan=Plan(), radius=radius)

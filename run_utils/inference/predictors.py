@@ -1,0 +1,74 @@
+"""Predictors: tiles in, maps of probabilities out, whatever the engine that runs the network."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from models.hovernet.channels import NUCLEUS
+from models.hovernet.geometry import Geometry
+from models.hovernet.network import HoverMaps
+
+
+class ProbabilityMaps(NamedTuple):
+    """What decoding takes, for a batch of tiles or, without the first axis, for a region.
+
+    Attributes:
+        nuclei: (N, h, w) float32 probability of nucleus, 0..1.
+        hv: (N, 2, h, w) float32 HV maps, about -1..1.
+        types: (N, T, h, w) float32 probability of each type, background first, or None.
+    """
+
+    nuclei: np.ndarray
+    hv: np.ndarray
+    types: np.ndarray | None
+
+
+class Predictor(Protocol):
+    """Anything that turns tiles into maps.
+
+    Attributes:
+        geometry: which tile sizes fit, and what comes back.
+        num_types: number of types, background counted; None for a network without types.
+    """
+
+    geometry: Geometry
+    num_types: int | None
+
+    def predict(self, tiles: np.ndarray) -> ProbabilityMaps:
+        """Return the maps of (N, H, W, 3) uint8 RGB tiles, each side less by the geometry's margin."""
+
+
+class TorchPredictor:
+    """Runs a network with torch.
+
+    Args:
+        network: gives HoverMaps and has a `geometry`; moved to the device and put into eval mode.
+        device: where it runs.
+        dtype: number format of the computation; weights stay as they are.
+    """
+
+    def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+        self.network = network.to(device, memory_format=torch.channels_last).eval()
+        self.geometry: Geometry = network.geometry
+        self.num_types: int | None = network.num_types
+        self.device = device
+        self.dtype = dtype
+
+    def predict(self, tiles: np.ndarray) -> ProbabilityMaps:
+        """Return the maps of (N, H, W, 3) uint8 RGB tiles, each side less by the geometry's margin."""
+        images = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2)  # (N, 3, H, W), channels last
+        autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        with torch.inference_mode(), autocast:
+            maps = self.network(images)
+        return to_probabilities(maps)
+
+
+def to_probabilities(maps: HoverMaps) -> ProbabilityMaps:
+    """Return a network's raw outputs as arrays of probabilities on the host."""
+    nuclei = maps.nuclei.float().softmax(dim=1)[:, NUCLEUS]
+    types = None if maps.types is None else maps.types.float().softmax(dim=1).cpu().numpy()
+    return ProbabilityMaps(nuclei.cpu().numpy(), maps.hv.float().cpu().numpy(), types)

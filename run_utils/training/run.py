@@ -1,0 +1,57 @@
+"""What `run_train.py` does: train, or show what would be trained on."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from torch.utils.data import default_collate
+
+from config.schema import TrainingRun
+from run_utils.build import build_training
+from run_utils.entry import save_settings
+from run_utils.provenance import write_provenance
+from run_utils.training.checkpoints import STATE_NAME
+from run_utils.training.contact_sheet import write_contact_sheet
+from run_utils.training.trainer import Trainer, TrainingParts
+
+logger = logging.getLogger(__name__)
+
+NUM_VIEWED = 8  # patches on a contact sheet
+SHEET_NAME = "contact_sheet.png"
+
+
+def train(run: TrainingRun) -> None:
+    """Train a network, or resume its training, into `run.output`; with `view`, write a contact sheet instead."""
+    output_dir = Path(run.output)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    torch.set_float32_matmul_precision("high")
+    parts = build_training(run)
+    if run.view:
+        view(parts, run)
+        return
+    trainer = Trainer(parts, run)
+    if not (output_dir / STATE_NAME).is_file():
+        save_settings(run, output_dir / "settings.yaml")
+        write_provenance(output_dir / "run.json", seed=run.seed)
+    count = sum(parameter.numel() for parameter in parts.network.parameters())
+    logger.info(
+        "%s: %s parameters, %d patches, %s on %s",
+        run.model.name, f"{count:,}", parts.num_patches, str(parts.dtype).removeprefix("torch."), parts.device,
+    )  # fmt: skip
+    progress = trainer.train()
+    logger.info("%s: done after %d steps, best PQ %.4f", output_dir, progress.step, progress.best_score)
+
+
+def view(parts: TrainingParts, run: TrainingRun) -> None:
+    """Write a contact sheet of augmented patches and their targets as the network would get them."""
+    order = torch.Generator().manual_seed(run.seed)
+    chosen = torch.randperm(parts.num_patches, generator=order)[:NUM_VIEWED].tolist()
+    batch = default_collate([parts.patches[index] for index in chosen])
+    images, targets = parts.transforms(batch, run.seed)
+    types = parts.facts["types"] or ()
+    path = Path(run.output) / SHEET_NAME
+    names, colours = [kind.name for kind in types], [kind.colour for kind in types]
+    write_contact_sheet(path, images, targets, type_names=names, type_colours=colours)
+    logger.info("wrote %s", path)

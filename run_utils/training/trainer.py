@@ -1,0 +1,309 @@
+"""The training loop: phases, epochs, steps, read from top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import BatchSampler, DataLoader, Dataset
+from tqdm import tqdm
+
+from config.schema import PhaseSettings, TrainingRun
+from dataloader.patch_dataset import EpochSampler
+from models.hovernet.checkpoint import save_checkpoint
+from run_utils.training.checkpoints import BEST_NAME, STATE_NAME, Progress, load_state, save_state
+from run_utils.training.device_transforms import DeviceTransforms
+from run_utils.training.schedule import learning_rate_at
+from run_utils.training.tracking import Tracker
+from run_utils.training.validation import Validator
+
+logger = logging.getLogger(__name__)
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
+Batch = Mapping[str, Tensor]
+Loss = Callable[..., tuple[Tensor, Mapping[str, Tensor]]]
+
+
+@dataclass
+class TrainingParts:
+    """What the loop works with; `run_utils.build` puts it together.
+
+    Attributes:
+        network: gives HoverMaps; already on its device.
+        patches: items named `epoch * len + patch`.
+        num_patches: patches in an epoch.
+        transforms: batch to images and targets, on the device.
+        loss: maps and targets to the total and its named terms.
+        validator: scores a network on whole images; None trains without validation.
+        device: of network, transforms and loss.
+        dtype: number format of the forward pass.
+        num_workers: processes that read patches.
+        facts: what the saved network should know: `types`, `mpp` and notes.
+    """
+
+    network: nn.Module
+    patches: Dataset[Batch]
+    num_patches: int
+    transforms: DeviceTransforms
+    loss: Loss
+    validator: Validator | None
+    device: torch.device
+    dtype: torch.dtype
+    num_workers: int
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+
+class Trainer:
+    """A run: trains, validates, keeps the best network, and goes on where a killed run stopped.
+
+    Args:
+        parts: what to train, and on what.
+        run: the run's settings.
+
+    Raises:
+        ValueError: where the output folder holds a run with other settings.
+    """
+
+    def __init__(self, parts: TrainingParts, run: TrainingRun) -> None:
+        self.parts = parts
+        self.run = run
+        self.settings = run.train
+        self.network = parts.network
+        self.average = self._make_average()
+        self.scaler = torch.amp.GradScaler(parts.device.type, enabled=parts.dtype == torch.float16)
+        self.output_dir = Path(run.output)
+        self.progress = Progress()
+        self.optimizer = self._make_optimizer()
+        self._sums: dict[str, Tensor] = {}
+        self._num_summed = 0
+        self._resume()
+        self.tracker = Tracker(self.output_dir / "tensorboard", self.progress.step)
+
+    def train(self) -> Progress:
+        """Run every phase that is left; return where the run ended.
+
+        Raises:
+            FloatingPointError: when a loss term stops being finite; the last good state stays on disk.
+        """
+        try:
+            while self.progress.phase < len(self.settings.phases):
+                self._run_phase(self.settings.phases[self.progress.phase])
+                self._start_next_phase()
+        finally:
+            self.tracker.close()
+        return self.progress
+
+    def _run_phase(self, phase: PhaseSettings) -> None:
+        batch_size = min(phase.batch_size, self.parts.num_patches)
+        batches_per_epoch = self._batches_per_epoch(batch_size)
+        loader = iter(self._make_loader(batch_size, batches_per_epoch, phase.epochs))
+        total = phase.epochs * batches_per_epoch
+        done = self.progress.epoch * batches_per_epoch + self.progress.batch
+        name = f"phase {self.progress.phase + 1}/{len(self.settings.phases)}"
+        with tqdm(total=total, initial=done, desc=name, unit="step", mininterval=2, dynamic_ncols=True) as bar:
+            while self.progress.epoch < phase.epochs:
+                self._run_epoch(phase, loader, batches_per_epoch, bar)
+                if self._is_stalled():
+                    logger.info("%s: no better PQ for %d epochs, ended", name, self.progress.epochs_without_gain)
+                    return
+
+    def _run_epoch(self, phase: PhaseSettings, loader: Iterator[Batch], num_batches: int, bar: tqdm) -> None:
+        self._set_mode(phase)
+        steps_per_epoch = math.ceil(num_batches / self.settings.accumulate)
+        while self.progress.batch < num_batches:
+            self._accumulate(next(loader))
+            self.progress.batch += 1
+            bar.update()
+            is_last = self.progress.batch == num_batches
+            if self.progress.batch % self.settings.accumulate == 0 or is_last:
+                phase_step = self.progress.epoch * steps_per_epoch + (
+                    (self.progress.batch - 1) // self.settings.accumulate
+                )
+                rate = learning_rate_at(phase, phase_step, steps_per_epoch)
+                self._step(rate)
+                self._after_step(rate, bar)
+        self._finish_epoch(phase)
+
+    def _accumulate(self, batch: Batch) -> None:
+        """Add the gradients of one batch."""
+        parts = self.parts
+        position = [self.run.seed, self._epochs_before() + self.progress.epoch, self.progress.batch]
+        seed = int(np.random.SeedSequence(position).generate_state(1)[0])
+        images, targets = parts.transforms(batch, seed)
+        with self._autocast():
+            maps = self.network(images)
+        total, terms = parts.loss(maps, targets)
+        self.scaler.scale(total / self.settings.accumulate).backward()
+        for name, term in {"total": total, **terms}.items():
+            value = term.detach()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._num_summed += 1
+
+    def _step(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        if self.settings.clip_norm:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm, foreach=True)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        self.progress.step += 1
+
+    def _after_step(self, rate: float, bar: tqdm) -> None:
+        if self.progress.step % self.settings.log_every == 0:
+            means = self._mean_losses()
+            self._sums, self._num_summed = {}, 0
+            self.tracker.scalars("loss", means, self.progress.step)
+            self.tracker.scalars("train", {"learning_rate": rate}, self.progress.step)
+            bar.set_postfix(loss=f"{means['total']:.3f}", refresh=False)
+        every = self.settings.checkpoint_every
+        if every and self.progress.step % every == 0:
+            self._save_state()
+
+    def _mean_losses(self) -> dict[str, float]:
+        """Return the mean of each term since the last log entry; the one place that waits for the device."""
+        if not self._sums:
+            return {}
+        values = (torch.stack(list(self._sums.values())) / self._num_summed).tolist()
+        means = dict(zip(self._sums, values, strict=True))
+        broken = [name for name, value in means.items() if name != "total" and not math.isfinite(value)]
+        if broken:
+            raise FloatingPointError(
+                f"loss {', '.join(broken)} is not finite within the steps before {self.progress.step}: "
+                "lower the learning rate, or set train.precision=fp32 or train.clip_norm; "
+                f"{self.output_dir / STATE_NAME} holds the last good state"
+            )
+        return means
+
+    def _finish_epoch(self, phase: PhaseSettings) -> None:
+        self.progress.epoch += 1
+        self.progress.batch = 0
+        is_due = self.progress.epoch % self.settings.validate_every == 0 or self.progress.epoch == phase.epochs
+        if self.parts.validator is not None and is_due:
+            self._validate()
+        self._save_state()
+
+    def _validate(self) -> None:
+        assert self.parts.validator is not None
+        network = self.network if self.average is None else self.average.module
+        network.eval()
+        report = self.parts.validator.validate(network)
+        title = f"phase {self.progress.phase + 1} epoch {self.progress.epoch}"
+        self.tracker.epoch(title, report.scores, self.progress.step)
+        if report.panel is not None:
+            self.tracker.image("validation", report.panel, self.progress.step)
+        self._keep_best(network, report.scores)
+
+    def _keep_best(self, network: nn.Module, scores: Mapping[str, float]) -> None:
+        score = scores["PQ"]
+        if not score > self.progress.best_score:  # also when PQ is undefined
+            self.progress.epochs_without_gain += self.settings.validate_every
+            return
+        self.progress.best_score = score
+        self.progress.epochs_without_gain = 0
+        facts = {**self.parts.facts, "validation": dict(scores), "step": self.progress.step}
+        save_checkpoint(network, self.output_dir / BEST_NAME, **facts)
+
+    def _is_stalled(self) -> bool:
+        return 0 < self.settings.early_stop <= self.progress.epochs_without_gain
+
+    def _start_next_phase(self) -> None:
+        self.progress.phase += 1
+        self.progress.epoch = 0
+        self.progress.epochs_without_gain = 0
+        if self.progress.phase < len(self.settings.phases):
+            self.optimizer = self._make_optimizer()
+        self._save_state()
+
+    def _set_mode(self, phase: PhaseSettings) -> None:
+        """Put the network into training mode; a frozen encoder keeps its batch-norm statistics too."""
+        self.network.train()
+        self.network.requires_grad_(True)
+        for part in self.network.encoder_parts if phase.freeze_encoder else ():
+            part.requires_grad_(False)
+            part.eval()
+
+    def _batches_per_epoch(self, batch_size: int) -> int:
+        full = self.parts.num_patches // batch_size
+        return min(full, self.settings.max_steps * self.settings.accumulate) if self.settings.max_steps else full
+
+    def _make_loader(self, batch_size: int, num_batches: int, epochs: int) -> DataLoader[Batch]:
+        before = self._epochs_before()
+        order = _batches(
+            self.parts.num_patches,
+            batch_size,
+            seed=self.run.seed,
+            epochs=range(before + self.progress.epoch, before + epochs),
+            num_batches=num_batches,
+            start=self.progress.batch,
+        )
+        return DataLoader(
+            self.parts.patches,
+            batch_sampler=order,
+            num_workers=self.parts.num_workers,
+            pin_memory=self.parts.device.type == "cuda",
+        )
+
+    def _epochs_before(self) -> int:
+        """Return the planned epochs of earlier phases, so that no two epochs of a run draw alike."""
+        return sum(phase.epochs for phase in self.settings.phases[: self.progress.phase])
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        kind = OPTIMIZERS[self.settings.optimizer]
+        rate = self.settings.phases[self.progress.phase].learning_rate
+        return kind(self.network.parameters(), lr=rate, weight_decay=self.settings.weight_decay)
+
+    def _make_average(self) -> AveragedModel | None:
+        if not self.settings.ema_decay:
+            return None
+        return AveragedModel(
+            self.network, multi_avg_fn=get_ema_multi_avg_fn(self.settings.ema_decay), use_buffers=True
+        )
+
+    def _autocast(self) -> contextlib.AbstractContextManager[None]:
+        return torch.autocast(
+            self.parts.device.type, self.parts.dtype, enabled=self.parts.dtype != torch.float32
+        )
+
+    def _save_state(self) -> None:
+        self._mean_losses()  # never overwrites a good state with weights that are not finite
+        states = {name: part.state_dict() for name, part in self._stateful().items()}
+        save_state(self.output_dir / STATE_NAME, self.progress, self.run, states)
+
+    def _resume(self) -> None:
+        found = load_state(self.output_dir / STATE_NAME, self.run)
+        if found is None:
+            return
+        self.progress, states = found
+        if self.progress.phase < len(self.settings.phases):
+            self.optimizer = self._make_optimizer()
+        for name, part in self._stateful().items():
+            part.load_state_dict(states[name])
+        logger.info("%s: resumed after step %d", self.output_dir, self.progress.step)
+
+    def _stateful(self) -> dict[str, nn.Module | torch.optim.Optimizer | torch.amp.GradScaler]:
+        parts = {"network": self.network, "optimizer": self.optimizer, "scaler": self.scaler}
+        return parts if self.average is None else {**parts, "average": self.average}
+
+
+def _batches(
+    num_patches: int, batch_size: int, *, seed: int, epochs: range, num_batches: int, start: int
+) -> Iterator[list[int]]:
+    """Yield the items of each batch of each epoch, beginning with batch `start` of the first."""
+    for epoch in epochs:
+        sampler = EpochSampler(num_patches, seed, epoch=epoch, start=start * batch_size)
+        yield from itertools.islice(BatchSampler(sampler, batch_size, drop_last=True), num_batches - start)
+        start = 0

@@ -1,0 +1,139 @@
+"""Validation during training: whole images predicted, decoded and scored, not pixel losses alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import nn
+
+from dataloader.annotations.base import AnnotatedImage
+from dataloader.grid import Box
+from dataloader.patches import PatchStore
+from metrics.detection import TypedDetections
+from metrics.report import mean_scores
+from models.hovernet.channels import HORIZONTAL, VERTICAL
+from models.hovernet.postprocess import decode
+from models.nuclei import Nuclei, NucleusType
+from run_utils.evaluation import match_types, score_pair, score_types
+from run_utils.inference.pipeline import Plan, infer_image, predict_region
+from run_utils.inference.predictors import TorchPredictor
+from run_utils.label_files import TypedCentroids, typed_centroids
+from run_utils.training.contact_sheet import hv_to_rgb, outline, stack_panels, types_to_rgb
+
+PANEL_SIDE = 320  # px of the image shown in the log
+SCORES = {"PQ": "PQ", "DICE1": "Dice", "AJI": "AJI"}  # what is logged of the instance scores
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    """What a validation found.
+
+    Attributes:
+        scores: PQ, Dice and AJI as means over images; with types F_d and F of each type over all nuclei.
+        panel: (H, W, 3) uint8 RGB picture of one image's input, truth, prediction and HV maps.
+    """
+
+    scores: dict[str, float]
+    panel: np.ndarray | None
+
+
+class Validator:
+    """Scores a network on the whole images of a patch store.
+
+    Args:
+        store: the validation images, read once and kept.
+        types: name and colour of each type, background first; None without types.
+        device: where the network runs.
+        dtype: number format of the forward pass.
+        plan: how images are cut up and decoded.
+        radius: farthest distance in pixels between the centroids of a pair.
+    """
+
+    def __init__(
+        self,
+        store: PatchStore,
+        types: Sequence[NucleusType] | None,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        plan: Plan,
+        radius: float,
+    ) -> None:
+        self.store = store
+        self.types = types
+        self.device = device
+        self.dtype = dtype
+        self.plan = plan
+        self.radius = radius
+
+    @cached_property
+    def images(self) -> list[AnnotatedImage]:
+        """The store's images, put together from their patches."""
+        return [self.store.read_source(number) for number in range(len(self.store.source_names))]
+
+    @cached_property
+    def _truths(self) -> list[TypedCentroids]:
+        return [typed_centroids(image.label_map, image.type_map) for image in self.images]
+
+    def validate(self, network: nn.Module) -> ValidationReport:
+        """Predict, decode and score every image; the network is left in eval mode."""
+        predictor = TorchPredictor(network, self.device, self.dtype)
+        instance_scores: dict[str, dict[str, float]] = {}
+        detections: list[TypedDetections] = []
+        for index, image in enumerate(self.images):
+            label_map, nuclei = infer_image(_reader(image), image.label_map.shape, predictor, self.plan)
+            instance_scores[image.name] = score_pair(image.label_map, label_map)
+            if self.types is not None:
+                detections.append(self._match(index, nuclei))
+        means = mean_scores(instance_scores)
+        scores = {name: means[key] for key, name in SCORES.items()}
+        if self.types is not None:
+            scores |= score_types(detections, [kind.name for kind in self.types])
+        return ValidationReport(scores, self._draw(predictor))
+
+    def _match(self, index: int, nuclei: Nuclei) -> TypedDetections:
+        assert nuclei.types is not None
+        truth = self._truths[index]
+        return match_types(
+            (truth.centroids, truth.types), (nuclei.centroids, nuclei.types), radius=self.radius
+        )
+
+    def _draw(self, predictor: TorchPredictor) -> np.ndarray:
+        """Draw input, truth, prediction and HV maps of the first image's centre."""
+        image = self.images[0]
+        box = _centre_box(image.label_map.shape, PANEL_SIDE)
+        maps = predict_region(_reader(image), image.label_map.shape, box, predictor, self.plan)
+        label_map, nuclei = decode(maps.nuclei, maps.hv, maps.types, **self.plan.decoding)
+        pixels, truth = _cut(image.image, box), _cut(image.label_map, box)
+        panels = [
+            pixels,
+            outline(pixels, truth),
+            outline(pixels, label_map),
+            hv_to_rgb(maps.hv[HORIZONTAL]),
+            hv_to_rgb(maps.hv[VERTICAL]),
+        ]
+        headings = ["Input", "Truth", "Prediction", "Horizontal map", "Vertical map"]
+        if self.types is not None and image.type_map is not None and nuclei.types is not None:
+            colours = [kind.colour for kind in self.types]
+            of_nucleus = np.concatenate([[0], nuclei.types])
+            panels += [types_to_rgb(_cut(image.type_map, box), colours)]
+            panels += [types_to_rgb(of_nucleus[label_map], colours)]
+            headings += ["True types", "Predicted types"]
+        return stack_panels([panels], headings)
+
+
+def _reader(image: AnnotatedImage) -> Callable[[Box], np.ndarray]:
+    return lambda box_yxyx: _cut(image.image, box_yxyx)
+
+
+def _cut(array: np.ndarray, box_yxyx: Box) -> np.ndarray:
+    return array[box_yxyx[0] : box_yxyx[2], box_yxyx[1] : box_yxyx[3]]
+
+
+def _centre_box(shape: tuple[int, ...], side: int) -> Box:
+    top, left = (max((size - side) // 2, 0) for size in shape)
+    return top, left, min(top + side, shape[0]), min(left + side, shape[1])

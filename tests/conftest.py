@@ -1,0 +1,30 @@
+"""What several folders of tests share: the real data, where it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def consep_dir() -> Path:
+    """The CoNSeP data set in its published layout."""
+    path = SHARED / "data" / "consep"
+    if not path.is_dir():
+        pytest.skip(f"real data is not at {path}")
+    return path
