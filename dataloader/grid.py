@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
@@ -13,43 +14,30 @@ Box = tuple[int, int, int, int]
 REGION_ALIGNMENT = 32  # px; cores start at multiples of it, a multiple of every shipped network's stride
 
 
-@dataclass(frozen=True)
-class WindowRule:
-    """A network's geometry in three numbers, along one side: input n is valid if n % multiple == remainder.
+class WindowRule(Protocol):
+    """A network's sizes along one side, as its geometry states them.
+
+    Input n is valid where ``n >= smallest`` and ``n % multiple == remainder``.
 
     Attributes:
         margin: input side minus output side, px; ``margin // 2`` of it lies above and to the left.
         multiple: the network's total stride, px. Windows whose starts differ by a multiple of it see the
             image on the same pooling grid.
         remainder: in 0..multiple - 1.
+        smallest: smallest valid input side, px; more than ``margin``.
     """
 
-    margin: int
-    multiple: int
-    remainder: int = 0
+    @property
+    def margin(self) -> int: ...  # noqa: D102  described above; a property, so that frozen classes fit
 
-    def smallest_input(self, output: int) -> int:
-        """Return the smallest valid input side whose output has at least ``output`` pixels (at least 1)."""
-        needed = max(output, 1) + self.margin
-        return needed + (self.remainder - needed) % self.multiple
+    @property
+    def multiple(self) -> int: ...  # noqa: D102
 
-    def largest_input(self, window: int) -> int:
-        """Return the largest valid input side up to ``window`` px.
+    @property
+    def remainder(self) -> int: ...  # noqa: D102
 
-        Raises:
-            ValueError: the network gives no output for a window so small.
-        """
-        side = window - (window - self.remainder) % self.multiple
-        if side <= self.margin:
-            raise ValueError(
-                f"window={window} is too small: this network needs at least {self.smallest_input(1)} px "
-                f"a side to give one pixel; set window={self.smallest_input(1)} or more"
-            )
-        return side
-
-    def is_valid(self, side: int) -> bool:
-        """Tell whether ``side`` is a valid input side that gives at least one output pixel."""
-        return side > self.margin and side % self.multiple == self.remainder
+    @property
+    def smallest(self) -> int: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -188,14 +176,14 @@ def cut_tiles(box_yxyx: Box, rule: WindowRule, window: int, *, is_exact: bool = 
     Raises:
         ValueError: ``window`` gives no output, or ``is_exact`` and it is not a valid size.
     """
-    if is_exact and not rule.is_valid(window):
+    largest = _largest_input(rule, window)
+    if is_exact and window != largest:
         raise ValueError(
             f"window={window} is not an input size of this network: n % {rule.multiple} must "
-            f"be {rule.remainder} and n above {rule.margin}; "
-            f"set window={rule.smallest_input(window - rule.margin)}"
+            f"be {rule.remainder}; set window={largest} or {largest + rule.multiple}"
         )
-    rows = _spans(box_yxyx[0], box_yxyx[2], rule, window, is_exact)
-    columns = _spans(box_yxyx[1], box_yxyx[3], rule, window, is_exact)
+    rows = _spans(box_yxyx[0], box_yxyx[2], rule, largest, is_exact)
+    columns = _spans(box_yxyx[1], box_yxyx[3], rule, largest, is_exact)
     return [
         Tile(*((y[0], x[0], y[1], x[1]) for y, x in zip(row, column, strict=True)))
         for row in rows
@@ -207,12 +195,14 @@ Span = tuple[int, int]
 
 
 def _spans(
-    start: int, stop: int, rule: WindowRule, window: int, is_exact: bool
+    start: int, stop: int, rule: WindowRule, largest: int, is_exact: bool
 ) -> list[tuple[Span, Span, Span]]:
     """Return (input, output, keep) spans along one side that cover [start, stop)."""
-    is_aligned = not is_exact and rule.largest_input(window) - rule.margin >= rule.multiple
+    is_aligned = not is_exact and largest - rule.margin >= rule.multiple
     origin = start - start % rule.multiple if is_aligned else start
-    side, step = (window, window - rule.margin) if is_exact else _smallest_side(stop - origin, rule, window)
+    side, step = (
+        (largest, largest - rule.margin) if is_exact else _smallest_side(stop - origin, rule, largest)
+    )
     spans = []
     for first in range(origin, stop, step):
         top, last = first - rule.margin // 2, first + side - rule.margin
@@ -223,17 +213,32 @@ def _spans(
     return spans
 
 
-def _smallest_side(length: int, rule: WindowRule, window: int) -> tuple[int, int]:
-    """Return the input side and the step with which the fewest windows cover ``length`` px."""
-    largest = rule.largest_input(window)
+def _smallest_side(length: int, rule: WindowRule, largest: int) -> tuple[int, int]:
+    """Return the input side (up to ``largest``) and step with which the fewest windows cover ``length`` px."""
     if largest - rule.margin >= length:
-        return rule.smallest_input(length), length
-    step = _aligned_step(largest, rule)
-    num_tiles = 1 + -(-(length - (largest - rule.margin)) // step)
-    side = rule.smallest_input(-(-length // num_tiles))
+        return _smallest_input(rule, length), length
+    num_tiles = 1 + -(-(length - (largest - rule.margin)) // _aligned_step(largest, rule))
+    side = _smallest_input(rule, -(-length // num_tiles))
     while _aligned_step(side, rule) * (num_tiles - 1) + side - rule.margin < length:
         side += rule.multiple
     return side, _aligned_step(side, rule)
+
+
+def _smallest_input(rule: WindowRule, output: int) -> int:
+    """Return the smallest valid input side whose output has at least ``output`` px."""
+    needed = max(output + rule.margin, rule.smallest)
+    return needed + (rule.remainder - needed) % rule.multiple
+
+
+def _largest_input(rule: WindowRule, window: int) -> int:
+    """Return the largest valid input side up to ``window`` px; ValueError where there is none."""
+    side = window - (window - rule.remainder) % rule.multiple
+    if side < rule.smallest:
+        raise ValueError(
+            f"window={window} is too small: this network takes at least {rule.smallest} px a side; "
+            f"set window={rule.smallest} or more"
+        )
+    return side
 
 
 def _aligned_step(side: int, rule: WindowRule) -> int:
