@@ -271,6 +271,8 @@ class PatchStore:
 
 
 def _open_group(path: Path, mode: str = "r") -> zarr.Group:
+    if path.is_file():
+        raise ValueError(f"{path}: is a file, a patch store is a folder; choose another path")
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such folder; write it with extract_patches.py")
     register()

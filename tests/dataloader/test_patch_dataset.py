@@ -1,0 +1,198 @@
+"""Samples and their order follow from (seed, epoch, patch), whatever the workers do."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from dataloader.augment import GeometrySettings
+from dataloader.patch_dataset import EpochSampler, PatchDataset
+from dataloader.patches import PatchSettings, PatchStore, prepare_store, write_patches
+from tests.annotated import make_annotated
+
+SETTINGS = PatchSettings(patch_size=32, patch_step=16, class_names=("background", "a", "b", "c", "d"))
+
+
+def make_store(path: Path, num_images: int = 2, settings: PatchSettings = SETTINGS) -> PatchStore:
+    images = [make_annotated(str(i), (40, 48), seed=i) for i in range(num_images)]
+    prepare_store(path, settings, [image.name for image in images])
+    write_patches(path, images)
+    return PatchStore(path)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> PatchStore:
+    return make_store(tmp_path / "s.zarr")
+
+
+def collect(
+    dataset: PatchDataset, num_workers: int, *, context: str | None = None, epoch: int = 0
+) -> list[dict]:
+    sampler = EpochSampler(len(dataset), 3, epoch=epoch)
+    loader = DataLoader(
+        dataset, batch_size=4, sampler=sampler, num_workers=num_workers, multiprocessing_context=context
+    )
+    return list(loader)
+
+
+def assert_same_batches(one: list[dict], other: list[dict]) -> None:
+    assert len(one) == len(other)
+    for first, second in zip(one, other, strict=True):
+        assert first.keys() == second.keys()
+        for key in first:
+            assert torch.equal(first[key], second[key])
+
+
+def test_a_sample_has_the_shapes_and_dtypes_promised(store: PatchStore) -> None:
+    sample = PatchDataset(store, 24, augment=GeometrySettings(), seed=1)[0]
+    assert {key: (tuple(value.shape), value.dtype) for key, value in sample.items()} == {
+        "image": ((24, 24, 3), torch.uint8),
+        "label_map": ((24, 24), torch.int32),
+        "type_map": ((24, 24), torch.uint8),
+    }
+
+
+def test_without_augmentation_the_centre_is_cut_out(store: PatchStore) -> None:
+    sample = PatchDataset(store, 24)[5]
+    patch = store.read(5)
+    np.testing.assert_array_equal(sample["image"].numpy(), patch.image[4:28, 4:28])
+    np.testing.assert_array_equal(sample["label_map"].numpy(), patch.label_map[4:28, 4:28])
+    np.testing.assert_array_equal(sample["type_map"].numpy(), patch.type_map[4:28, 4:28])
+
+
+def test_any_number_of_workers_gives_the_same_samples(store: PatchStore) -> None:
+    dataset = PatchDataset(store, 24, augment=GeometrySettings(crop="random"), seed=1)
+    alone = collect(dataset, 0)  # has read from the store before the workers fork
+    assert_same_batches(alone, collect(dataset, 2))
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_more_workers_than_patches_work(tmp_path: Path) -> None:
+    dataset = PatchDataset(make_store(tmp_path / "s.zarr", 1, replace(SETTINGS, patch_step=32)), 24)
+    assert len(dataset) == 4
+    assert_same_batches(collect(dataset, 0), collect(dataset, 6))
+
+
+@pytest.mark.slow
+def test_spawned_workers_give_the_same_samples(store: PatchStore) -> None:
+    dataset = PatchDataset(store, 24, augment=GeometrySettings(), seed=1)
+    assert_same_batches(collect(dataset, 0), collect(dataset, 1, context="spawn"))
+
+
+def test_a_dataset_that_was_read_can_be_pickled(store: PatchStore) -> None:
+    dataset = PatchDataset(store, 24, augment=GeometrySettings(), seed=1)
+    before = dataset[3]
+    after = pickle.loads(pickle.dumps(dataset))[3]
+    assert torch.equal(before["image"], after["image"])
+
+
+def test_epochs_warp_the_same_patch_differently(store: PatchStore) -> None:
+    dataset = PatchDataset(store, 24, augment=GeometrySettings(), seed=1)
+    first, second = dataset[2], dataset[len(dataset) + 2]
+    assert not torch.equal(first["image"], second["image"])
+    assert torch.equal(first["image"], dataset[2]["image"])
+
+
+def test_seeds_warp_the_same_patch_differently(store: PatchStore) -> None:
+    one = PatchDataset(store, 24, augment=GeometrySettings(), seed=1)[2]
+    two = PatchDataset(store, 24, augment=GeometrySettings(), seed=2)[2]
+    assert not torch.equal(one["image"], two["image"])
+
+
+def test_stores_stand_one_after_another(tmp_path: Path) -> None:
+    one, two = make_store(tmp_path / "1.zarr", 1), make_store(tmp_path / "2.zarr", 2)
+    both = PatchDataset([one, two], 32)
+    assert len(both) == len(one) + len(two)
+    for index in range(len(both)):
+        patch = one.read(index) if index < len(one) else two.read(index - len(one))
+        np.testing.assert_array_equal(both[index]["image"].numpy(), patch.image)
+
+
+def test_pieces_are_split_after_the_warp(store: PatchStore) -> None:
+    seen: list[tuple] = []
+
+    def split(label_map: np.ndarray) -> np.ndarray:
+        seen.append((label_map.shape, label_map.dtype))
+        return label_map * 2
+
+    plain = PatchDataset(store, 24, augment=GeometrySettings(), seed=1)[4]
+    doubled = PatchDataset(store, 24, augment=GeometrySettings(), seed=1, split_pieces=split)[4]
+    assert seen == [((24, 24), np.int32)]
+    assert torch.equal(doubled["label_map"], plain["label_map"] * 2)
+
+
+def test_a_store_without_types_gives_no_type_map(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s.zarr", settings=replace(SETTINGS, class_names=()))
+    for augment in (None, GeometrySettings()):
+        assert PatchDataset(store, 24, augment=augment)[0].keys() == {"image", "label_map"}
+
+
+def test_stores_that_do_not_fit_each_other_are_refused(tmp_path: Path, store: PatchStore) -> None:
+    other = make_store(tmp_path / "o.zarr", settings=replace(SETTINGS, mpp=0.5))
+    with pytest.raises(ValueError, match="only stores with the same ones are read together"):
+        PatchDataset([store, other], 24)
+
+
+def test_an_input_larger_than_the_patches_is_refused(store: PatchStore) -> None:
+    with pytest.raises(ValueError, match="input_size=33 does not fit into patches of 32 .* patch_size=33"):
+        PatchDataset(store, 33)
+
+
+def test_no_store_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one patch store"):
+        PatchDataset([], 24)
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 7])
+def test_an_epoch_gives_every_patch_once(epoch: int) -> None:
+    indices = list(EpochSampler(11, 3, epoch=epoch))
+    assert sorted(indices) == list(range(epoch * 11, epoch * 11 + 11))
+
+
+def test_epochs_and_seeds_differ_in_order() -> None:
+    orders = {
+        tuple(i % 50 for i in EpochSampler(50, seed, epoch=epoch)) for seed in (1, 2) for epoch in range(3)
+    }
+    assert len(orders) == 6
+
+
+def test_an_epoch_resumes_from_any_position() -> None:
+    whole = list(EpochSampler(11, 3, epoch=2))
+    for start in range(12):
+        resumed = EpochSampler(11, 3, epoch=2, start=start)
+        assert list(resumed) == whole[start:]
+        assert len(resumed) == 11 - start
+
+
+def test_setting_the_epoch_equals_making_the_sampler_for_it() -> None:
+    sampler = EpochSampler(11, 3, start=4)
+    sampler.set_epoch(5)
+    assert list(sampler) == list(EpochSampler(11, 3, epoch=5))
+
+
+@pytest.mark.parametrize(("num_patches", "num_ranks"), [(12, 3), (11, 3), (1, 4), (5, 1)])
+def test_ranks_share_an_epoch_evenly(num_patches: int, num_ranks: int) -> None:
+    shares = [
+        list(EpochSampler(num_patches, 3, epoch=1, rank=rank, num_ranks=num_ranks))
+        for rank in range(num_ranks)
+    ]
+    assert len({len(share) for share in shares}) == 1
+    assert {index for share in shares for index in share} == set(range(num_patches, 2 * num_patches))
+    assert sum(map(len, shares)) < num_patches + num_ranks
+
+
+@pytest.mark.parametrize("wrong", [{"start": 12}, {"start": -1}, {"rank": 2, "num_ranks": 2}])
+def test_positions_outside_the_epoch_are_refused(wrong: dict) -> None:
+    with pytest.raises(ValueError, match="must lie in 0"):
+        EpochSampler(11, 3, **wrong)
+
+
+def test_an_empty_data_set_is_refused() -> None:
+    with pytest.raises(ValueError, match="extract patches first"):
+        EpochSampler(0, 3)
