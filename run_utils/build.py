@@ -10,19 +10,20 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from config.schema import AugmentationSettings, ModelSettings, TrainingRun
+from config.schema import AugmentationSettings, InferSettings, ModelSettings, TrainingRun
 from dataloader.augment import GeometrySettings
 from dataloader.colour import ColourAugment
 from dataloader.patch_dataset import PatchDataset
 from dataloader.patches import PatchStore
-from models.hovernet.checkpoint import load_weights
+from models.hovernet.checkpoint import load_checkpoint, load_weights
 from models.hovernet.lite import HoVerNetLite
 from models.hovernet.losses import HoVerLoss
 from models.hovernet.network import HoVerNet
 from models.hovernet.targets import split_pieces
 from models.nuclei import NucleusType
 from run_utils.devices import resolve_device, resolve_precision, usable_cpus
-from run_utils.inference.pipeline import Plan
+from run_utils.inference.pipeline import CPU_WINDOW, GPU_WINDOW, PUBLISHED_OUTPUTS, Plan
+from run_utils.inference.predictors import TorchPredictor
 from run_utils.outputs import default_colours
 from run_utils.training.device_transforms import DeviceTransforms
 from run_utils.training.trainer import TrainingParts
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 MAX_WORKERS = 8
 PUBLISHED_INPUT = {"original": 270, "fast": 256}
 LITE_INPUT = 256
+GPU_BATCH = 4  # windows
 MATCH_RADIUS_UM = 3.0  # the published 12 px at 0.25 µm/px
 
 
@@ -168,3 +170,32 @@ def _build_validator(
     store = open_store(run, "validation")
     radius = MATCH_RADIUS_UM / store.mpp
     return Validator(store, types, device=device, dtype=dtype, plan=Plan(), radius=radius)
+
+
+def build_predictor(settings: InferSettings) -> TorchPredictor:
+    """Return what turns tiles into maps, from a checkpoint, on the device of choice."""
+    network = load_checkpoint(settings.checkpoint)
+    device = resolve_device(settings.device)
+    return TorchPredictor(network, device, resolve_precision(settings.precision, device))
+
+
+def build_plan(settings: InferSettings, predictor: TorchPredictor) -> Plan:
+    """Return how images are cut up and decoded, sized to the device where the settings leave it open."""
+    is_gpu = predictor.device.type == "cuda"
+    window = settings.window or (GPU_WINDOW if is_gpu else CPU_WINDOW)
+    if settings.published_windows:
+        margin = predictor.geometry.margin
+        window = PUBLISHED_OUTPUTS.get(margin, LITE_INPUT - margin) + margin
+    return Plan(
+        window=window,
+        batch_size=settings.batch_size or (GPU_BATCH if is_gpu else 1),
+        region_size=settings.region_size,
+        halo=settings.halo,
+        is_exact=settings.published_windows,
+        decoding={
+            "normalisation": settings.normalisation,
+            "nuclei_threshold": settings.nuclei_threshold,
+            "marker_threshold": settings.marker_threshold,
+            "min_size": settings.min_size,
+        },
+    )

@@ -151,11 +151,15 @@ class HoVerNetLite(nn.Module):
             features = stage(features)
             skips.append(features)  # (N, C_i, H / stride_i, W / stride_i)
         decoded = self.decoder(skips)  # (N, C, H/2, W/2)
-        maps = {name: self._full_size(head(decoded)) for name, head in self.heads.items()}
+        maps = {name: self._full_size(head, decoded) for name, head in self.heads.items()}
         return HoverMaps(maps["np"], maps["hv"], maps.get("tp"))
 
-    def _full_size(self, half: Tensor) -> Tensor:
-        full = F.interpolate(half, scale_factor=OUTPUT_STRIDE, mode="bilinear", align_corners=False)
+    def _full_size(self, head: nn.Sequential, decoded: Tensor) -> Tensor:
+        hidden = head[:-1](decoded)
+        # In float32: between neighbouring pixels HV maps change by less than bf16 can tell apart near 1.
+        with torch.autocast(hidden.device.type, enabled=False):
+            half = head[-1](hidden.float())  # (N, channels, H/2, W/2)
+            full = F.interpolate(half, scale_factor=OUTPUT_STRIDE, mode="bilinear", align_corners=False)
         edge = self.geometry.margin // 2
         return full[:, :, edge : full.shape[2] - edge, edge : full.shape[3] - edge]  # (N, channels, h, w)
 

@@ -269,9 +269,13 @@ class Trainer:
     def _make_average(self) -> AveragedModel | None:
         if not self.settings.ema_decay:
             return None
-        return AveragedModel(
-            self.network, multi_avg_fn=get_ema_multi_avg_fn(self.settings.ema_decay), use_buffers=True
-        )
+        return AveragedModel(self.network, multi_avg_fn=self._average_weights, use_buffers=True)
+
+    def _average_weights(self, averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        """Move the average; early on it follows closely, so that it forgets the fresh weights."""
+        step = self.progress.step
+        decay = min(self.settings.ema_decay, (1 + step) / (10 + step))
+        get_ema_multi_avg_fn(decay)(averaged, current, count)
 
     def _autocast(self) -> contextlib.AbstractContextManager[None]:
         return torch.autocast(
