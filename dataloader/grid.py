@@ -214,7 +214,7 @@ def _spans(
 
 
 def _smallest_side(length: int, rule: WindowRule, largest: int) -> tuple[int, int]:
-    """Return the input side (up to ``largest``) and step with which the fewest windows cover ``length`` px."""
+    """Return the input side (up to ``largest``) and step for the fewest windows that cover ``length`` px."""
     if largest - rule.margin >= length:
         return _smallest_input(rule, length), length
     num_tiles = 1 + -(-(length - (largest - rule.margin)) // _aligned_step(largest, rule))

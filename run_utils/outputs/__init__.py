@@ -30,17 +30,19 @@ class OutputFormat(NamedTuple):
         extension: of the files, with its dot.
         write: writes a result to a path, whatever that is called.
         read: gives back what the file holds.
+        options: keywords that ``write`` takes beside.
     """
 
     extension: str
-    write: Callable[[ImageResult, Path], None]
+    write: Callable[..., None]
     read: Callable[[Path], StoredResult]
+    options: tuple[str, ...] = ()
 
 
 WRITERS = {
     "json": OutputFormat(".json", json_file.write, json_file.read),
     "mat": OutputFormat(".mat", mat.write, mat.read),
-    "overlay": OutputFormat(".png", overlay.write, overlay.read),
+    "overlay": OutputFormat(".png", overlay.write, overlay.read, ("legend", "dots")),
     "qupath": OutputFormat(".geojson", qupath.write, qupath.read),
     "npy": OutputFormat(".npy", label_map.write, label_map.read),
 }
@@ -55,7 +57,7 @@ def check_names(names: Sequence[str]) -> None:
         )
 
 
-def output_path(output_dir: str | Path, name: str, image_name: str) -> Path:
+def output_path(output_dir: str | Path, image_name: str, name: str) -> Path:
     """Return where format ``name`` of an image goes: ``output_dir/name/image_name.extension``.
 
     A folder for each format keeps an overlay from being taken for a label map.
@@ -63,11 +65,20 @@ def output_path(output_dir: str | Path, name: str, image_name: str) -> Path:
     return Path(output_dir) / name / f"{image_name}{WRITERS[name].extension}"
 
 
-def write_outputs(result: ImageResult, output_dir: str | Path, names: Sequence[str]) -> dict[str, Path]:
+def write_outputs(
+    result: ImageResult, output_dir: str | Path, names: Sequence[str], **options: bool
+) -> dict[str, Path]:
     """Write a result in the formats ``names``, each file whole or not at all.
 
     A file is written under a temporary name beside its own and renamed when it is complete; one that is there
     already is replaced only then.
+
+    Args:
+        result: what to write.
+        output_dir: made where it is not there; each format has a folder of its own in it.
+        names: rows of ``WRITERS``.
+        **options: of the writers, such as ``dots=True`` and ``legend=False`` of the overlay; each goes to the
+            formats that take it.
 
     Returns:
         Where each format went, by name.
@@ -76,12 +87,13 @@ def write_outputs(result: ImageResult, output_dir: str | Path, names: Sequence[s
         ValueError: an unknown name; nothing has been written.
     """
     check_names(names)
-    paths = {name: output_path(output_dir, name, result.name) for name in names}
+    paths = {name: output_path(output_dir, result.name, name) for name in names}
     for name, path in paths.items():
+        taken = {option: value for option, value in options.items() if option in WRITERS[name].options}
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            WRITERS[name].write(result, temporary)
+            WRITERS[name].write(result, temporary, **taken)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

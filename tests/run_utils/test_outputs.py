@@ -225,6 +225,12 @@ def test_each_format_has_its_folder_and_no_temporary_stays(result, tmp_path):
     assert paths["overlay"] == tmp_path / "overlay" / "tile.png"
 
 
+def test_options_reach_the_formats_that_take_them(result, tmp_path):
+    paths = write_outputs(result, tmp_path, ["json", "overlay"], dots=True, legend=False)
+    drawn = overlay.read(paths["overlay"]).image
+    np.testing.assert_array_equal(drawn, overlay.draw_nuclei(result, dots=True))
+
+
 def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(result, tmp_path, monkeypatch):
     path = write_outputs(result, tmp_path, ["json"])["json"]
     before = path.read_bytes()
