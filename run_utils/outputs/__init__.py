@@ -84,9 +84,12 @@ def write_outputs(
         Where each format went, by name.
 
     Raises:
-        ValueError: an unknown name; nothing has been written.
+        ValueError: an unknown name or option; nothing has been written.
     """
     check_names(names)
+    known = {option for row in WRITERS.values() for option in row.options}
+    if not known.issuperset(options):
+        raise ValueError(f"options {sorted(options)}: writers take only {', '.join(sorted(known))}")
     paths = {name: output_path(output_dir, result.name, name) for name in names}
     for name, path in paths.items():
         taken = {option: value for option, value in options.items() if option in WRITERS[name].options}

@@ -231,6 +231,11 @@ def test_options_reach_the_formats_that_take_them(result, tmp_path):
     np.testing.assert_array_equal(drawn, overlay.draw_nuclei(result, dots=True))
 
 
+def test_an_option_no_writer_takes_is_refused(result, tmp_path):
+    with pytest.raises(ValueError, match="dot.*writers take only dots, legend"):
+        write_outputs(result, tmp_path, ["json"], dot=True)
+
+
 def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(result, tmp_path, monkeypatch):
     path = write_outputs(result, tmp_path, ["json"])["json"]
     before = path.read_bytes()
