@@ -75,12 +75,15 @@ def decode(
         nuclei: the K nuclei of the map, row i that of id i + 1; with type columns where types are given.
 
     Raises:
-        ValueError: for maps that differ in size or hold NaN or infinity, or an unknown normalisation.
+        ValueError: for maps that differ in size or hold NaN or infinity, an unknown normalisation, or a range
+            that does not rise.
     """
     if normalisation not in NORMALISATIONS:
         raise ValueError(
             f"normalisation={normalisation!r} is not known; use one of: {', '.join(NORMALISATIONS)}"
         )
+    if not gradient_range[0] < gradient_range[1]:
+        raise ValueError(f"gradient_range={gradient_range} must rise: give the boundary's gradient first")
     nuclei_probability, hv, type_probability = _checked(nuclei_probability, hv, type_probability)
     blobs, num_blobs = _large_components(nuclei_probability >= nuclei_threshold, min_size)
     if num_blobs == 0:

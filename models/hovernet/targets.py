@@ -139,7 +139,7 @@ def _encode_hv(keys: Tensor, keys_out: Tensor, num_keys: int, *, legacy: bool) -
     if legacy:
         for lowest, _ in extents.values():
             is_wanted &= lowest >= LEGACY_BOX_MARGIN
-    area = torch.bincount(key, minlength=num_keys)
+    area = _count(key, num_keys)
     for axis, positions in ((VERTICAL, y), (HORIZONTAL, x)):
         total = torch.zeros_like(area).index_add_(0, key, positions)
         scale, centre = _legacy_centres(area, total) if legacy else (area, total)
@@ -151,7 +151,7 @@ def _encode_hv(keys: Tensor, keys_out: Tensor, num_keys: int, *, legacy: bool) -
 def _wanted_keys(keys_out: Tensor, num_keys: int, *, legacy: bool) -> Tensor:
     """Return (num_keys,) bool, true for the nuclei that the output shows (``legacy``: at least 30 px of)."""
     if legacy:
-        is_wanted = torch.bincount(keys_out.flatten(), minlength=num_keys) >= LEGACY_MIN_SIZE
+        is_wanted = _count(keys_out.flatten(), num_keys) >= LEGACY_MIN_SIZE
     else:
         is_wanted = torch.zeros(num_keys, dtype=torch.bool, device=keys_out.device)
         is_wanted.index_fill_(0, keys_out.flatten(), True)
@@ -166,6 +166,11 @@ def _nuclear_pixels(keys: Tensor, is_wanted: Tensor) -> tuple[Tensor, Tensor, Te
     pixels = is_wanted.index_select(0, flat).nonzero().squeeze(1)
     rows = pixels // keys.shape[2]
     return flat.index_select(0, pixels), rows % keys.shape[1], pixels - rows * keys.shape[2]
+
+
+def _count(key: Tensor, num_keys: int) -> Tensor:
+    """Count each key, (num_keys,) int64; unlike bincount it never waits for the device."""
+    return key.new_zeros(num_keys).index_add_(0, key, torch.ones_like(key))
 
 
 def _extent(key: Tensor, positions: Tensor, num_keys: int) -> tuple[Tensor, Tensor]:

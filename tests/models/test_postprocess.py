@@ -221,6 +221,11 @@ def test_inputs_are_left_as_they_are():
         np.testing.assert_array_equal(map_, copy)
 
 
+def test_a_gradient_range_that_falls_is_refused():
+    with pytest.raises(ValueError, match="must rise"):
+        decode(np.zeros((4, 4)), np.zeros((2, 4, 4)), gradient_range=(0.1, -0.2))
+
+
 def test_sobel_of_a_ramp_is_its_slope_and_the_kernel_is_opencvs_ellipse():
     ramp = np.tile(np.arange(60, dtype=np.float32) * 0.03, (60, 1))
     gradient = cv2.Sobel(ramp, cv2.CV_32F, 1, 0, ksize=21, scale=1 / SOBEL_GAIN)
