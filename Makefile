@@ -7,7 +7,7 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 .PHONY: demo test check format constraints clean
 
 demo: $(READY)  ## nuclei on a real H&E slide region, with the model that ships
-	$(BIN)/python run_infer.py input=samples/CMU-1-Small-Region.svs output=outputs/demo outputs=[overlay,qupath,json]
+	$(BIN)/python run_infer.py input=samples/CMU-1-Small-Region.svs output=outputs/demo outputs=[overlay,qupath,json] overwrite=true
 
 test: $(READY) check  ## everything that CI runs
 	$(BIN)/python -m pytest

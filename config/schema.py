@@ -38,6 +38,11 @@ class DataSettings:
     split_from: str = "Train"
     num_validation: int = 5
 
+    def __post_init__(self) -> None:
+        """Check what no single field can say."""
+        if self.num_validation < 0:
+            raise ValueError(f"data.num_validation={self.num_validation} must be 0 or more")
+
 
 @dataclass
 class ExtractSettings:
@@ -134,6 +139,12 @@ class AugmentationSettings:
             values = getattr(self, name)
             if len(values) != 2 or not 0 < values[0] <= values[1]:
                 raise ValueError(f"augmentation.{name}={values} must be [smallest, largest], both above 0")
+        for name, greatest in (("flip", 1), ("hue", 90), ("saturation", 1), ("brightness", 255), ("degrade", 1)):
+            value = getattr(self, name)
+            if not 0 <= value <= greatest:
+                raise ValueError(f"augmentation.{name}={value} must lie in 0..{greatest}")
+        if not self.blur_kernels or any(size < 1 or size % 2 == 0 for size in self.blur_kernels):
+            raise ValueError(f"augmentation.blur_kernels={self.blur_kernels} must be odd sizes, such as [1, 3]")
 
 
 @dataclass
@@ -167,6 +178,27 @@ class PhaseSettings:
 
 
 @dataclass
+class LossWeights:
+    """Factors of the terms in the total loss; 0 leaves a term out.
+
+    Attributes:
+        np_ce: of the cross-entropy of nuclei.
+        np_dice: of the dice loss of nuclei.
+        hv_mse: of the squared error of the HV maps.
+        hv_msge: of the squared error of their gradients, inside nuclei.
+        nc_ce: of the cross-entropy of types.
+        nc_dice: of the dice loss of types.
+    """
+
+    np_ce: float = 1.0
+    np_dice: float = 1.0
+    hv_mse: float = 1.0
+    hv_msge: float = 1.0
+    nc_ce: float = 1.0
+    nc_dice: float = 1.0
+
+
+@dataclass
 class TrainSettings:
     """How to train.
 
@@ -180,7 +212,7 @@ class TrainSettings:
         clip_norm: largest norm of all gradients together; 0 does not clip.
         accumulate: batches whose gradients are added up before a step.
         ema_decay: decay of the moving average of weights that is validated and saved as best; 0 for none.
-        loss_weights: weight of each term (np_ce, np_dice, hv_mse, hv_msge, nc_ce, nc_dice); missing ones weigh 1.
+        loss_weights: factor of each term of the loss.
         class_weights: weight of each type in nc_ce, background first; empty for none.
         focal_gamma: focusing exponent of the cross-entropies; 0 for plain ones.
         legacy: reproduce the reference's targets and HV gradient term, its errors included.
@@ -203,7 +235,7 @@ class TrainSettings:
     clip_norm: float = 0.0
     accumulate: int = 1
     ema_decay: float = 0.0
-    loss_weights: dict[str, float] = field(default_factory=dict)
+    loss_weights: LossWeights = field(default_factory=LossWeights)
     class_weights: list[float] = field(default_factory=list)
     focal_gamma: float = 0.0
     legacy: bool = False
@@ -223,9 +255,6 @@ class TrainSettings:
         _positive(accumulate=self.accumulate, log_every=self.log_every, validate_every=self.validate_every)
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"train.ema_decay={self.ema_decay} must be at least 0 and below 1, such as 0.999")
-        known = ("np_ce", "np_dice", "hv_mse", "hv_msge", "nc_ce", "nc_dice")
-        for term in self.loss_weights:
-            _choice("train.loss_weights", term, known)
 
 
 @dataclass
@@ -315,6 +344,8 @@ class InferSettings:
         _choice("normalisation", self.normalisation, ("window_free", "reference"))
         _choice("precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
         _positive(region_size=self.region_size)
+        if not self.outputs:
+            raise ValueError("outputs=[] leaves nothing to write; name at least one, such as outputs=[json]")
         if self.mpp < 0 or self.halo < 0 or self.window < 0 or self.batch_size < 0:
             raise ValueError("mpp, halo, window and batch_size must be 0 or more")
         if self.published_windows and self.window:

@@ -127,7 +127,7 @@ def build_training(run: TrainingRun) -> TrainingParts:
             legacy=settings.legacy,
         ),
         loss=HoVerLoss(
-            settings.loss_weights,
+            dataclasses.asdict(settings.loss_weights),
             settings.class_weights or None,
             focal_gamma=settings.focal_gamma,
             legacy=settings.legacy,

@@ -21,6 +21,7 @@ HYDRA_OVERRIDES = [
     "hydra/job_logging=none",
     "hydra/hydra_logging=none",
 ]  # a run writes into its own output folder, and nothing beside it
+VALUED_OPTIONS = ("--cfg", "-c", "--package", "-p", "--config-name", "-cn", "--config-dir", "-cd", "--info", "-i")
 HINTS = ("object_type", "reference_type", "full_key", "To append")
 
 
@@ -40,7 +41,7 @@ def run_command(name: str, function: Callable[[Any], int | None]) -> None:
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, datefmt="%H:%M:%S")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us instead of being printed
     try:
-        sys.argv[1:] = [quote_value(argument) for argument in sys.argv[1:]] + HYDRA_OVERRIDES
+        sys.argv[1:] = HYDRA_OVERRIDES + _quote_all(sys.argv[1:])
         status = _run_hydra(name, function)
     except KeyboardInterrupt:
         status = _fail("interrupted; start the same command again to go on", status=130)
@@ -82,22 +83,42 @@ def _run_hydra(name: str, function: Callable[[Any], int | None]) -> int:
     return max((result or 0 for result in outcome if isinstance(result, int)), default=0)
 
 
-def quote_value(argument: str) -> str:
-    """Return `key=value` so that Hydra reads a value such as a path with brackets or commas as plain text."""
+def _quote_all(arguments: list[str]) -> list[str]:
+    is_sweep = not {"-m", "--multirun"}.isdisjoint(arguments)
+    quoted = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        is_option = argument.startswith("-") or before in VALUED_OPTIONS
+        quoted.append(argument if is_option else quote_value(argument, is_sweep=is_sweep))
+    return quoted
+
+
+def quote_value(argument: str, *, is_sweep: bool = False) -> str:
+    """Return `key=value` so that Hydra reads a value such as a path with brackets or commas as plain text.
+
+    Args:
+        argument: as the user gave it.
+        is_sweep: whether commas separate the values of a sweep, as with --multirun.
+
+    Raises:
+        ValueError: for an argument that is no setting.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     key, equals, value = argument.partition("=")
-    if argument.startswith(("-", "~")):
+    if argument.startswith("~"):
         return argument
     if not equals:
         raise ValueError(f"{argument!r} is not a setting; write key=value (--help lists the settings)")
     try:
-        OverridesParser.create().parse_override(argument)
+        override = OverridesParser.create().parse_override(argument)
+        is_plain = override.is_sweep_override() and not is_sweep
     except HydraException:
-        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-        return f"{key}='{escaped}'"
-    return argument
+        is_plain = True
+    if not is_plain:
+        return argument
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{escaped}'"
 
 
 def save_settings(settings: Any, path: Path) -> None:

@@ -20,7 +20,7 @@ from models.nuclei import Nuclei, NucleusType
 from run_utils.build import build_plan, build_predictor, name_types
 from run_utils.inference.pipeline import Plan, infer_slide
 from run_utils.inference.predictors import TorchPredictor
-from run_utils.outputs import WRITERS, ImageResult, output_path, write_outputs
+from run_utils.outputs import ImageResult, check_names, output_path, write_outputs
 from run_utils.provenance import write_provenance
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def infer_all(settings: InferSettings) -> int:
         FileNotFoundError: where the input does not exist or its folder holds no image.
         ValueError: for an unknown output, or a checkpoint that cannot be used.
     """
-    _check_outputs(settings.outputs)
+    check_names(settings.outputs)
     files = find_images(Path(settings.input))
     predictor = build_predictor(settings)
     plan = build_plan(settings, predictor)
@@ -93,12 +93,6 @@ def find_images(path: Path) -> dict[str, Path]:
     return {file.stem if stems[file.stem] == 1 else file.name: file for file in files}
 
 
-def _check_outputs(names: list[str]) -> None:
-    unknown = [name for name in names if name not in WRITERS]
-    if unknown or not names:
-        raise ValueError(f"outputs={names} has unknown names; choose from {', '.join(WRITERS)}")
-
-
 class _Run:
     """What stays the same from file to file."""
 
@@ -112,8 +106,9 @@ class _Run:
         facts = predictor.network.facts
         self.mpp: float | None = facts.mpp
         self.types: tuple[NucleusType, ...] | None = facts.types
-        if self.types is None and predictor.num_types:
-            self.types = name_types(["background", *(f"type {i}" for i in range(1, predictor.num_types))])
+        if self.types is None and predictor.num_types is not None:
+            numbered = [f"type {number}" for number in range(1, predictor.num_types)]
+            self.types = name_types(["background", *numbered])
 
     def process(self, name: str, path: Path) -> FileStatus:
         """Infer one file; whatever it meets ends in its status, and the run moves on."""
