@@ -139,12 +139,20 @@ class AugmentationSettings:
             values = getattr(self, name)
             if len(values) != 2 or not 0 < values[0] <= values[1]:
                 raise ValueError(f"augmentation.{name}={values} must be [smallest, largest], both above 0")
-        for name, greatest in (("flip", 1), ("hue", 90), ("saturation", 1), ("brightness", 255), ("degrade", 1)):
+        for name, greatest in (
+            ("flip", 1),
+            ("hue", 90),
+            ("saturation", 1),
+            ("brightness", 255),
+            ("degrade", 1),
+        ):
             value = getattr(self, name)
             if not 0 <= value <= greatest:
                 raise ValueError(f"augmentation.{name}={value} must lie in 0..{greatest}")
         if not self.blur_kernels or any(size < 1 or size % 2 == 0 for size in self.blur_kernels):
-            raise ValueError(f"augmentation.blur_kernels={self.blur_kernels} must be odd sizes, such as [1, 3]")
+            raise ValueError(
+                f"augmentation.blur_kernels={self.blur_kernels} must be odd sizes, such as [1, 3]"
+            )
 
 
 @dataclass
@@ -254,7 +262,9 @@ class TrainSettings:
         _choice("train.precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
         _positive(accumulate=self.accumulate, log_every=self.log_every, validate_every=self.validate_every)
         if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"train.ema_decay={self.ema_decay} must be at least 0 and below 1, such as 0.999")
+            raise ValueError(
+                f"train.ema_decay={self.ema_decay} must be at least 0 and below 1, such as 0.999"
+            )
 
 
 @dataclass
@@ -349,9 +359,7 @@ class InferSettings:
         if self.mpp < 0 or self.halo < 0 or self.window < 0 or self.batch_size < 0:
             raise ValueError("mpp, halo, window and batch_size must be 0 or more")
         if self.published_windows and self.window:
-            raise ValueError(
-                f"window={self.window} contradicts published_windows=true; give one of the two"
-            )
+            raise ValueError(f"window={self.window} contradicts published_windows=true; give one of the two")
 
 
 @dataclass

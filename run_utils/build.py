@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from config.schema import AugmentationSettings, InferSettings, ModelSettings, TrainingRun
 from dataloader.augment import GeometrySettings
 from dataloader.colour import ColourAugment
 from dataloader.patch_dataset import PatchDataset
 from dataloader.patches import PatchStore
-from models.hovernet.checkpoint import load_checkpoint, load_weights
+from models.hovernet.checkpoint import Network, load_checkpoint, load_weights
 from models.hovernet.lite import HoVerNetLite
 from models.hovernet.losses import HoVerLoss
 from models.hovernet.network import HoVerNet
@@ -38,11 +37,11 @@ GPU_BATCH = 4  # windows
 MATCH_RADIUS_UM = 3.0  # the published 12 px at 0.25 µm/px
 
 
-def _hovernet(settings: ModelSettings, num_types: int | None) -> nn.Module:
+def _hovernet(settings: ModelSettings, num_types: int | None) -> Network:
     return HoVerNet(settings.mode, num_types)
 
 
-def _hovernet_lite(settings: ModelSettings, num_types: int | None) -> nn.Module:
+def _hovernet_lite(settings: ModelSettings, num_types: int | None) -> Network:
     return HoVerNetLite(
         settings.encoder,
         num_types,
@@ -55,7 +54,7 @@ def _hovernet_lite(settings: ModelSettings, num_types: int | None) -> nn.Module:
 NETWORKS = {"HoVerNet": _hovernet, "HoVerNetLite": _hovernet_lite}
 
 
-def build_network(run: TrainingRun, num_types: int | None) -> nn.Module:
+def build_network(run: TrainingRun, num_types: int | None) -> Network:
     """Return the network that a run trains, with the weights it starts from, on the CPU."""
     torch.manual_seed(run.seed)
     network = NETWORKS[run.model.name](run.model, num_types)
@@ -114,10 +113,11 @@ def build_training(run: TrainingRun) -> TrainingParts:
     dtype = resolve_precision(settings.precision, device)
     network = build_network(run, None if types is None else len(types))
     input_size = settings.input_size or default_input_size(run.model)
+    patches = _build_patches(run, store, input_size)
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     return TrainingParts(
-        network=network.to(device, memory_format=layout),
-        patches=(patches := _build_patches(run, store, input_size)),
+        network=network.to(device).to(memory_format=layout),
+        patches=patches,
         num_patches=len(patches),
         transforms=DeviceTransforms(
             device,

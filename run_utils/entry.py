@@ -13,7 +13,7 @@ from config import schema
 from run_utils.settings_help import SETTINGS, describe_settings
 
 CONFIG_DIR = Path(schema.__file__).parent
-USAGE_ERROR = 2
+FAILURE, USAGE_ERROR = 1, 2  # exit statuses
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 HYDRA_OVERRIDES = [
     "hydra.run.dir=.",
@@ -21,7 +21,18 @@ HYDRA_OVERRIDES = [
     "hydra/job_logging=none",
     "hydra/hydra_logging=none",
 ]  # a run writes into its own output folder, and nothing beside it
-VALUED_OPTIONS = ("--cfg", "-c", "--package", "-p", "--config-name", "-cn", "--config-dir", "-cd", "--info", "-i")
+VALUED_OPTIONS = (
+    "--cfg",
+    "-c",
+    "--package",
+    "-p",
+    "--config-name",
+    "-cn",
+    "--config-dir",
+    "-cd",
+    "--info",
+    "-i",
+)
 HINTS = ("object_type", "reference_type", "full_key", "To append")
 
 
@@ -50,6 +61,8 @@ def run_command(name: str, function: Callable[[Any], int | None]) -> None:
             status = _fail(_one_line(error) + " (--help lists the settings)")
         elif isinstance(error, (ValueError, OSError)):
             status = _fail(_one_line(error))
+        elif isinstance(error, FloatingPointError):
+            status = _fail(_one_line(error), status=FAILURE)
         else:
             raise
     sys.exit(status)

@@ -6,13 +6,13 @@ import logging
 import os
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from models.hovernet.facts import ModelFacts
 from models.hovernet.lite import HoVerNetLite
 from models.hovernet.network import HoVerNet
 from models.nuclei import NucleusType
@@ -20,28 +20,17 @@ from models.nuclei import NucleusType
 logger = logging.getLogger(__name__)
 
 FORMAT = "hovernet-checkpoint"
-NETWORKS: dict[str, type[HoVerNet] | type[HoVerNetLite]] = {"HoVerNet": HoVerNet, "HoVerNetLite": HoVerNetLite}
+Network = HoVerNet | HoVerNetLite
+NETWORKS: dict[str, type[Network]] = {
+    "HoVerNet": HoVerNet,
+    "HoVerNetLite": HoVerNetLite,
+}
 OFFICIAL_MPP = 0.25  # µm/px of the data sets that the official weights were trained on
 KERNEL_MODES = {5: "original", 3: "fast"}
 TYPE_HEADS = ("decoder.tp.u0.conv.", "heads.tp.3.")  # last layer of the type branch, HoVerNet and lite
 
 
-@dataclass
-class ModelFacts:
-    """What a checkpoint says of its network besides the weights.
-
-    Attributes:
-        types: name and colour of each type, background first; None where the network gives no types.
-        mpp: µm/px that the network was trained at; None where unknown.
-        notes: further plain data, such as training settings, scores and licence.
-    """
-
-    types: tuple[NucleusType, ...] | None = None
-    mpp: float | None = None
-    notes: dict[str, Any] = field(default_factory=dict)
-
-
-def save_checkpoint(network: nn.Module, path: str | Path, **facts: Any) -> None:
+def save_checkpoint(network: Network, path: str | Path, **facts: Any) -> None:
     """Write a network with all that is needed to use it, under a temporary name first.
 
     Args:
@@ -52,7 +41,7 @@ def save_checkpoint(network: nn.Module, path: str | Path, **facts: Any) -> None:
             `dtype` stores floating weights as that type, such as `torch.float16`.
     """
     dtype = facts.pop("dtype", None)
-    known: ModelFacts = getattr(network, "facts", None) or ModelFacts()
+    known = network.facts
     types = facts.pop("types", known.types)
     content = {
         "format": FORMAT,
@@ -80,7 +69,7 @@ def write_atomically(content: Mapping[str, Any], path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def load_checkpoint(path: str | Path) -> HoVerNet | HoVerNetLite:
+def load_checkpoint(path: str | Path) -> Network:
     """Build the network that a checkpoint describes, in eval mode on the CPU, its facts as `network.facts`.
 
     Args:
@@ -124,7 +113,9 @@ def load_weights(network: nn.Module, path: str | Path) -> list[str]:
     own = network.state_dict()
     fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
     if not fitting:
-        raise ValueError(f"{path} holds no weight of {type(network).__name__}; choose the model it was made from")
+        raise ValueError(
+            f"{path} holds no weight of {type(network).__name__}; choose the model it was made from"
+        )
     fresh = [key for key in own if key not in fitting]
     network.load_state_dict({**own, **fitting})
     if fresh:
@@ -154,13 +145,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             "refused; save its state dict alone"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is not a readable checkpoint ({error}); copy or download it again") from error
+        raise ValueError(
+            f"{path} is not a readable checkpoint ({error}); copy or download it again"
+        ) from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint; save its state dict")
     return content
 
 
-def _build(content: Mapping[str, Any], path: str | Path) -> HoVerNet | HoVerNetLite:
+def _build(content: Mapping[str, Any], path: str | Path) -> Network:
     name = content["network"]
     if name not in NETWORKS:
         raise ValueError(f"{path} holds network {name!r}; this version knows {', '.join(NETWORKS)}")
@@ -179,6 +172,8 @@ def _official_state(content: Mapping[str, Any], path: str | Path) -> dict[str, T
 def _official_shape(state: Mapping[str, Tensor], path: str | Path) -> tuple[str, int | None]:
     key = "decoder.np.u3.conva.weight"
     if key not in state:
-        raise ValueError(f"{path} holds an encoder without decoders; use it to start training: train.start_from")
+        raise ValueError(
+            f"{path} holds an encoder without decoders; use it to start training: train.start_from"
+        )
     head = state.get("decoder.tp.u0.conv.bias")
     return KERNEL_MODES[state[key].shape[-1]], None if head is None else len(head)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.hovernet.facts import ModelFacts
 from models.hovernet.geometry import Geometry
 from models.hovernet.layers import initialise
 from models.hovernet.network import MAX_GREY, HoverMaps, check_num_types
@@ -43,7 +44,7 @@ class EncoderStage(NamedTuple):
     stride: int
 
 
-def _resnet_stages(network: nn.Module) -> list[EncoderStage]:
+def _resnet_stages(network: Any) -> list[EncoderStage]:
     expansion = network.fc.in_features // 512  # 1 for basic blocks, 4 for bottlenecks
     channels = [64, *(base * expansion for base in (64, 128, 256, 512))]
     stem = nn.Sequential(
@@ -57,7 +58,7 @@ def _resnet_stages(network: nn.Module) -> list[EncoderStage]:
     ]
 
 
-def _efficientnet_b0_stages(network: nn.Module) -> list[EncoderStage]:
+def _efficientnet_b0_stages(network: Any) -> list[EncoderStage]:
     layers = network.features
     return [
         EncoderStage(layers[0:2], 16, 2),
@@ -68,12 +69,12 @@ def _efficientnet_b0_stages(network: nn.Module) -> list[EncoderStage]:
     ]
 
 
-def _convnext_tiny_stages(network: nn.Module) -> list[EncoderStage]:
+def _convnext_tiny_stages(network: Any) -> list[EncoderStage]:
     layers = network.features
     return [EncoderStage(layers[2 * i : 2 * i + 2], 96 * 2**i, 4 * 2**i) for i in range(4)]
 
 
-ENCODERS: dict[str, Callable[[nn.Module], list[EncoderStage]]] = {
+ENCODERS: dict[str, Callable[[Any], list[EncoderStage]]] = {
     "resnet18": _resnet_stages,
     "resnet50": _resnet_stages,
     "efficientnet_b0": _efficientnet_b0_stages,
@@ -95,6 +96,9 @@ class HoVerNetLite(nn.Module):
         ValueError: for an unknown encoder, a number of stages it does not have, or an odd margin.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         encoder: str = "resnet18",
@@ -110,7 +114,8 @@ class HoVerNetLite(nn.Module):
             raise ValueError(f"margin={margin} must be even and at least 0, half of it lies on each side")
         stages = _build_stages(encoder, num_stages)
         self.num_types = num_types
-        self.arguments = {
+        self.facts = ModelFacts()
+        self.arguments: dict[str, Any] = {
             "encoder": encoder,
             "num_types": num_types,
             "num_stages": num_stages,
@@ -129,7 +134,9 @@ class HoVerNetLite(nn.Module):
             {name: _head(decoder_channels[0], channels) for name, channels in heads.items()}
         )
         initialise(self.decoder)
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1) * MAX_GREY, persistent=False)
+        self.register_buffer(
+            "mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1) * MAX_GREY, persistent=False
+        )
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1) * MAX_GREY, persistent=False)
 
     @property
@@ -154,7 +161,8 @@ class HoVerNetLite(nn.Module):
         maps = {name: self._full_size(head, decoded) for name, head in self.heads.items()}
         return HoverMaps(maps["np"], maps["hv"], maps.get("tp"))
 
-    def _full_size(self, head: nn.Sequential, decoded: Tensor) -> Tensor:
+    def _full_size(self, head: nn.Module, decoded: Tensor) -> Tensor:
+        assert isinstance(head, nn.Sequential)
         hidden = head[:-1](decoded)
         # In float32: between neighbouring pixels HV maps change by less than bf16 can tell apart near 1.
         with torch.autocast(hidden.device.type, enabled=False):
@@ -175,7 +183,9 @@ class HoVerNetLite(nn.Module):
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
-            logger.info("no ImageNet weights for %s at %s: the encoder starts from random weights", name, path)
+            logger.info(
+                "no ImageNet weights for %s at %s: the encoder starts from random weights", name, path
+            )
             return False
         network = torchvision.models.get_model(name, weights=None)
         network.load_state_dict(state)
@@ -231,6 +241,7 @@ def _head(in_channels: int, out_channels: int) -> nn.Sequential:
     initialise(layers)
     last = nn.Conv2d(HEAD_CHANNELS, out_channels, 1)
     nn.init.normal_(last.weight, std=LAST_LAYER_STD)
+    assert last.bias is not None
     nn.init.zeros_(last.bias)
     return layers.append(last)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from models.hovernet.facts import ModelFacts
 from models.hovernet.geometry import DENSE_UNITS, KERNELS, STEM_KERNEL, hovernet_geometry, skip_crops
 from models.hovernet.layers import (
     DenseBlock,
@@ -55,7 +56,8 @@ class HoVerNet(nn.Module):
         self.mode = mode
         self.num_types = num_types
         self.geometry = hovernet_geometry(mode)
-        self.arguments = {"mode": mode, "num_types": num_types}
+        self.arguments: dict[str, Any] = {"mode": mode, "num_types": num_types}
+        self.facts = ModelFacts()
         self._crops = skip_crops(mode)
 
         self.conv0 = _stem(mode)
@@ -96,10 +98,11 @@ class HoVerNet(nn.Module):
 
     def _decode(self, branch: nn.Module, bottom: Tensor, skips: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         d0, d1, d2 = skips
-        features = branch.u3(self.upsample2x(bottom) + d2)  # (N, 512, …)
-        features = branch.u2(self.upsample2x(features) + d1)  # (N, 256, …)
-        features = branch.u1(self.upsample2x(features) + d0)  # (N, 64, h, w)
-        return branch.u0(features)  # (N, channels, h, w)
+        u3, u2, u1, u0 = branch.children()
+        features = u3(self.upsample2x(bottom) + d2)  # (N, 512, …)
+        features = u2(self.upsample2x(features) + d1)  # (N, 256, …)
+        features = u1(self.upsample2x(features) + d0)  # (N, 64, h, w)
+        return u0(features)  # (N, channels, h, w)
 
 
 def check_num_types(num_types: int | None) -> None:
@@ -119,7 +122,7 @@ def _stem(mode: str) -> nn.Sequential:
 
 
 def _decoder(kernel: int, out_channels: int) -> nn.Sequential:
-    u3, u2, u1, u0 = OrderedDict(), OrderedDict(), OrderedDict(), OrderedDict()
+    u3, u2, u1, u0 = (OrderedDict[str, nn.Module]() for _ in range(4))
     u3["conva"] = nn.Conv2d(1024, 256, kernel, bias=False)
     u3["dense"] = DenseBlock(256, kernel, DENSE_UNITS["u3"])
     u3["convf"] = nn.Conv2d(512, 512, 1, bias=False)

@@ -164,7 +164,9 @@ def count_types(nuclei: Nuclei, types: tuple[NucleusType, ...] | None) -> Counte
     if types is None or nuclei.types is None:
         return Counter()
     counts = np.bincount(nuclei.types, minlength=len(types))
-    return Counter({kind.name: int(n) for kind, n in zip(types, counts, strict=True) if n or kind != types[0]})
+    return Counter(
+        {kind.name: int(n) for kind, n in zip(types, counts, strict=True) if n or kind != types[0]}
+    )
 
 
 def _summary(statuses: list[FileStatus]) -> str:

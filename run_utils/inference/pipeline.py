@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypedDict
 
 import numpy as np
 
@@ -19,6 +20,16 @@ CPU_WINDOW = 1024  # px; larger ones gain little and take memory: a side of 1024
 GPU_WINDOW = 2048
 
 Read = Callable[[Box], np.ndarray]
+
+
+class DecodeOptions(TypedDict, total=False):
+    """Keyword arguments of `decode`; those left out keep its defaults."""
+
+    normalisation: str
+    nuclei_threshold: float
+    marker_threshold: float
+    min_size: int
+    gradient_range: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -39,7 +50,7 @@ class Plan:
     region_size: int = 2048
     halo: int = 64
     is_exact: bool = False
-    decoding: dict[str, object] = field(default_factory=dict)
+    decoding: DecodeOptions = field(default_factory=DecodeOptions)
 
 
 def infer_slide(

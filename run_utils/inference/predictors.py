@@ -6,9 +6,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch import nn
 
 from models.hovernet.channels import NUCLEUS
+from models.hovernet.checkpoint import Network
 from models.hovernet.geometry import Geometry
 from models.hovernet.network import HoverMaps
 
@@ -51,8 +51,8 @@ class TorchPredictor:
         dtype: number format of the computation; weights stay as they are.
     """
 
-    def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-        self.network = network.to(device, memory_format=torch.channels_last).eval()
+    def __init__(self, network: Network, device: torch.device, dtype: torch.dtype) -> None:
+        self.network = network.to(device).to(memory_format=torch.channels_last).eval()
         self.geometry: Geometry = network.geometry
         self.num_types: int | None = network.num_types
         self.device = device

@@ -59,8 +59,8 @@ def load_state(path: Path, settings: Any) -> tuple[Progress, dict[str, Any]] | N
     differing = _differences(content["settings"], dataclasses.asdict(settings))
     if differing:
         raise ValueError(
-            f"{path.parent} holds a run with other settings ({'; '.join(differing[:5])}): give another output=, "
-            "or the settings it began with to resume it"
+            f"{path.parent} holds a run with other settings ({'; '.join(differing[:5])}): give another "
+            "output=, or the settings it began with to resume it"
         )
     return Progress(**content["progress"]), content["states"]
 
@@ -68,7 +68,9 @@ def load_state(path: Path, settings: Any) -> tuple[Progress, dict[str, Any]] | N
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     before, now = dict(_flatten(old)), dict(_flatten(new))
     names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-    return [f"{name} was {before.get(name)}, is {now.get(name)}" for name in names if name not in FREE_SETTINGS]
+    return [
+        f"{name} was {before.get(name)}, is {now.get(name)}" for name in names if name not in FREE_SETTINGS
+    ]
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -23,7 +23,7 @@ SHEET_NAME = "contact_sheet.png"
 
 
 def train(run: TrainingRun) -> None:
-    """Train a network, or resume its training, into `run.output`; with `view`, write a contact sheet instead."""
+    """Train a network into `run.output`, or resume; with `view`, write a contact sheet instead."""
     output_dir = Path(run.output)
     output_dir.mkdir(parents=True, exist_ok=True)
     torch.set_float32_matmul_precision("high")
@@ -36,10 +36,8 @@ def train(run: TrainingRun) -> None:
         save_settings(run, output_dir / "settings.yaml")
         write_provenance(output_dir / "run.json", seed=run.seed)
     count = sum(parameter.numel() for parameter in parts.network.parameters())
-    logger.info(
-        "%s: %s parameters, %d patches, %s on %s",
-        run.model.name, f"{count:,}", parts.num_patches, str(parts.dtype).removeprefix("torch."), parts.device,
-    )  # fmt: skip
+    where = f"{str(parts.dtype).removeprefix('torch.')} on {parts.device}"
+    logger.info("%s: %s parameters, %d patches, %s", run.model.name, f"{count:,}", parts.num_patches, where)
     progress = trainer.train()
     logger.info("%s: done after %d steps, best PQ %.4f", output_dir, progress.step, progress.best_score)
 

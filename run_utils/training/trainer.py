@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,18 +20,23 @@ from tqdm import tqdm
 
 from config.schema import PhaseSettings, TrainingRun
 from dataloader.patch_dataset import EpochSampler
-from models.hovernet.checkpoint import save_checkpoint
+from models.hovernet.checkpoint import Network, save_checkpoint
 from run_utils.training.checkpoints import BEST_NAME, STATE_NAME, Progress, load_state, save_state
 from run_utils.training.device_transforms import DeviceTransforms
+from run_utils.training.loss_meter import LossMeter
 from run_utils.training.schedule import learning_rate_at
 from run_utils.training.tracking import Tracker
 from run_utils.training.validation import Validator
 
 logger = logging.getLogger(__name__)
 
-OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
 
 Batch = Mapping[str, Tensor]
+Weights = tuple[Tensor, ...] | list[Tensor]
 Loss = Callable[..., tuple[Tensor, Mapping[str, Tensor]]]
 
 
@@ -51,7 +57,7 @@ class TrainingParts:
         facts: what the saved network should know: `types`, `mpp` and notes.
     """
 
-    network: nn.Module
+    network: Network
     patches: Dataset[Batch]
     num_patches: int
     transforms: DeviceTransforms
@@ -60,7 +66,7 @@ class TrainingParts:
     device: torch.device
     dtype: torch.dtype
     num_workers: int
-    facts: Mapping[str, object] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Trainer:
@@ -84,8 +90,7 @@ class Trainer:
         self.output_dir = Path(run.output)
         self.progress = Progress()
         self.optimizer = self._make_optimizer()
-        self._sums: dict[str, Tensor] = {}
-        self._num_summed = 0
+        self.losses = LossMeter()
         self._resume()
         self.tracker = Tracker(self.output_dir / "tensorboard", self.progress.step)
 
@@ -110,11 +115,15 @@ class Trainer:
         total = phase.epochs * batches_per_epoch
         done = self.progress.epoch * batches_per_epoch + self.progress.batch
         name = f"phase {self.progress.phase + 1}/{len(self.settings.phases)}"
-        with tqdm(total=total, initial=done, desc=name, unit="step", mininterval=2, dynamic_ncols=True) as bar:
+        with tqdm(
+            total=total, initial=done, desc=name, unit="step", mininterval=2, dynamic_ncols=True
+        ) as bar:
             while self.progress.epoch < phase.epochs:
                 self._run_epoch(phase, loader, batches_per_epoch, bar)
                 if self._is_stalled():
-                    logger.info("%s: no better PQ for %d epochs, ended", name, self.progress.epochs_without_gain)
+                    logger.info(
+                        "%s: no better PQ for %d epochs, ended", name, self.progress.epochs_without_gain
+                    )
                     return
 
     def _run_epoch(self, phase: PhaseSettings, loader: Iterator[Batch], num_batches: int, bar: tqdm) -> None:
@@ -144,10 +153,7 @@ class Trainer:
             maps = self.network(images)
         total, terms = parts.loss(maps, targets)
         self.scaler.scale(total / self.settings.accumulate).backward()
-        for name, term in {"total": total, **terms}.items():
-            value = term.detach()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._num_summed += 1
+        self.losses.add({**terms, "total": total})
 
     def _step(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
@@ -165,7 +171,7 @@ class Trainer:
     def _after_step(self, rate: float, bar: tqdm) -> None:
         if self.progress.step % self.settings.log_every == 0:
             means = self._mean_losses()
-            self._sums, self._num_summed = {}, 0
+            self.losses.reset()
             self.tracker.scalars("loss", means, self.progress.step)
             self.tracker.scalars("train", {"learning_rate": rate}, self.progress.step)
             bar.set_postfix(loss=f"{means['total']:.3f}", refresh=False)
@@ -175,30 +181,28 @@ class Trainer:
 
     def _mean_losses(self) -> dict[str, float]:
         """Return the mean of each term since the last log entry; the one place that waits for the device."""
-        if not self._sums:
-            return {}
-        values = (torch.stack(list(self._sums.values())) / self._num_summed).tolist()
-        means = dict(zip(self._sums, values, strict=True))
-        broken = [name for name, value in means.items() if name != "total" and not math.isfinite(value)]
-        if broken:
+        try:
+            return self.losses.means()
+        except FloatingPointError as error:
             raise FloatingPointError(
-                f"loss {', '.join(broken)} is not finite within the steps before {self.progress.step}: "
-                "lower the learning rate, or set train.precision=fp32 or train.clip_norm; "
-                f"{self.output_dir / STATE_NAME} holds the last good state"
-            )
-        return means
+                f"{error} within the steps before {self.progress.step}: lower the learning rate, or set "
+                "train.precision=fp32 or train.clip_norm; "
+                f"{self.output_dir / STATE_NAME}, where it is there, holds the last good state"
+            ) from error
 
     def _finish_epoch(self, phase: PhaseSettings) -> None:
         self.progress.epoch += 1
         self.progress.batch = 0
-        is_due = self.progress.epoch % self.settings.validate_every == 0 or self.progress.epoch == phase.epochs
+        is_due = (
+            self.progress.epoch % self.settings.validate_every == 0 or self.progress.epoch == phase.epochs
+        )
         if self.parts.validator is not None and is_due:
             self._validate()
         self._save_state()
 
     def _validate(self) -> None:
         assert self.parts.validator is not None
-        network = self.network if self.average is None else self.average.module
+        network = self.network if self.average is None else cast(Network, self.average.module)
         network.eval()
         report = self.parts.validator.validate(network)
         title = f"phase {self.progress.phase + 1} epoch {self.progress.epoch}"
@@ -207,7 +211,7 @@ class Trainer:
             self.tracker.image("validation", report.panel, self.progress.step)
         self._keep_best(network, report.scores)
 
-    def _keep_best(self, network: nn.Module, scores: Mapping[str, float]) -> None:
+    def _keep_best(self, network: Network, scores: Mapping[str, float]) -> None:
         score = scores["PQ"]
         if not score > self.progress.best_score:  # also when PQ is undefined
             self.progress.epochs_without_gain += self.settings.validate_every
@@ -238,7 +242,9 @@ class Trainer:
 
     def _batches_per_epoch(self, batch_size: int) -> int:
         full = self.parts.num_patches // batch_size
-        return min(full, self.settings.max_steps * self.settings.accumulate) if self.settings.max_steps else full
+        return (
+            min(full, self.settings.max_steps * self.settings.accumulate) if self.settings.max_steps else full
+        )
 
     def _make_loader(self, batch_size: int, num_batches: int, epochs: int) -> DataLoader[Batch]:
         before = self._epochs_before()
@@ -271,7 +277,7 @@ class Trainer:
             return None
         return AveragedModel(self.network, multi_avg_fn=self._average_weights, use_buffers=True)
 
-    def _average_weights(self, averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+    def _average_weights(self, averaged: Weights, current: Weights, count: Tensor | int) -> None:
         """Move the average; early on it follows closely, so that it forgets the fresh weights."""
         step = self.progress.step
         decay = min(self.settings.ema_decay, (1 + step) / (10 + step))
@@ -298,7 +304,7 @@ class Trainer:
             part.load_state_dict(states[name])
         logger.info("%s: resumed after step %d", self.output_dir, self.progress.step)
 
-    def _stateful(self) -> dict[str, nn.Module | torch.optim.Optimizer | torch.amp.GradScaler]:
+    def _stateful(self) -> dict[str, Any]:
         parts = {"network": self.network, "optimizer": self.optimizer, "scaler": self.scaler}
         return parts if self.average is None else {**parts, "average": self.average}
 

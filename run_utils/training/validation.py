@@ -8,7 +8,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from torch import nn
 
 from dataloader.annotations.base import AnnotatedImage
 from dataloader.grid import Box
@@ -16,6 +15,7 @@ from dataloader.patches import PatchStore
 from metrics.detection import TypedDetections
 from metrics.report import mean_scores
 from models.hovernet.channels import HORIZONTAL, VERTICAL
+from models.hovernet.checkpoint import Network
 from models.hovernet.postprocess import decode
 from models.nuclei import Nuclei, NucleusType
 from run_utils.evaluation import match_types, score_pair, score_types
@@ -77,9 +77,9 @@ class Validator:
 
     @cached_property
     def _truths(self) -> list[TypedCentroids]:
-        return [typed_centroids(image.label_map, image.type_map) for image in self.images]
+        return [_typed_centroids(image) for image in self.images]
 
-    def validate(self, network: nn.Module) -> ValidationReport:
+    def validate(self, network: Network) -> ValidationReport:
         """Predict, decode and score every image; the network is left in eval mode."""
         predictor = TorchPredictor(network, self.device, self.dtype)
         instance_scores: dict[str, dict[str, float]] = {}
@@ -124,6 +124,11 @@ class Validator:
             panels += [types_to_rgb(of_nucleus[label_map], colours)]
             headings += ["True types", "Predicted types"]
         return stack_panels([panels], headings)
+
+
+def _typed_centroids(image: AnnotatedImage) -> TypedCentroids:
+    assert image.type_map is not None
+    return typed_centroids(image.label_map, image.type_map)
 
 
 def _reader(image: AnnotatedImage) -> Callable[[Box], np.ndarray]:

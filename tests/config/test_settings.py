@@ -64,7 +64,12 @@ def test_the_recipe_of_the_segmentation_wsi_readme_is_as_stated() -> None:
     assert (phase.epochs, phase.batch_size, phase.learning_rate) == (50, 8, 1e-4)
     assert (phase.schedule, phase.step_epochs, phase.step_factor) == ("step", 25, 0.1)
     colours = run.augmentation
-    assert (colours.brightness, colours.contrast, colours.saturation, colours.hue) == (26, [0.75, 1.25], 0.2, 8)
+    assert (colours.brightness, colours.contrast, colours.saturation, colours.hue) == (
+        26,
+        [0.75, 1.25],
+        0.2,
+        8,
+    )
 
 
 def test_the_published_recipe_freezes_the_encoder_first() -> None:
@@ -105,7 +110,9 @@ def test_what_cannot_be_right_ends_in_one_line(
     assert message in fail(capsys, command, *arguments)
 
 
-@pytest.mark.parametrize("path", ["slides/case (1).svs", "a,b.png", "it's.png", "a=b/c.png", "plain.png", "x y"])
+@pytest.mark.parametrize(
+    "path", ["slides/case (1).svs", "a,b.png", "it's.png", "a=b/c.png", "plain.png", "x y"]
+)
 def test_any_path_can_be_given_as_it_is(path: str) -> None:
     settings = compose("infer", f"input={path}", "output=out")
     assert isinstance(settings, InferSettings)
@@ -118,9 +125,7 @@ def test_lists_stay_lists() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("a=1 must be 2"), FileNotFoundError("no file x")])
-def test_an_error_of_the_command_is_one_line(
-    error: Exception, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_error_of_the_command_is_one_line(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
     def raise_error(settings: object) -> None:
         raise error
 
@@ -161,4 +166,3 @@ def test_saved_settings_hold_resolved_values(tmp_path: Path) -> None:
     text = (tmp_path / "settings.yaml").read_text()
     assert "output: runs/consep_lite" in text
     assert "${" not in text
-

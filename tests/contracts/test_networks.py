@@ -1,4 +1,4 @@
-"""Every network keeps one contract: HoverMaps of its input's size less the margin, and a checkpoint that says all."""
+"""Every network gives HoverMaps of its input's size less the margin, and a checkpoint that says all."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ NETWORKS: dict[str, Build] = {
         for name in ENCODERS
     },
 }
-TYPES = (NucleusType("background", (0, 0, 0)), NucleusType("round", (255, 0, 0)), NucleusType("long", (0, 9, 9)))
+TYPES = (
+    NucleusType("background", (0, 0, 0)),
+    NucleusType("round", (255, 0, 0)),
+    NucleusType("long", (0, 9, 9)),
+)
 
 
 @pytest.fixture(params=NETWORKS.values(), ids=NETWORKS.keys())

@@ -18,7 +18,11 @@ from run_utils.inference.batch_run import find_images, infer_all
 from run_utils.outputs import WRITERS, output_path
 from tests.drawing import draw_pairs, paint_tissue
 
-TYPES = [NucleusType("background", (0, 0, 0)), NucleusType("round", (255, 0, 0)), NucleusType("long", (0, 0, 255))]
+TYPES = [
+    NucleusType("background", (0, 0, 0)),
+    NucleusType("round", (255, 0, 0)),
+    NucleusType("long", (0, 0, 255)),
+]
 
 
 @pytest.fixture(scope="module")

@@ -86,7 +86,9 @@ def test_nuclei_at_the_border_are_found() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (3000, 20), (7, 1), (1, 50)])
 def test_images_of_any_shape_can_be_predicted(shape: tuple[int, int]) -> None:
-    label_map, nuclei = infer(np.zeros((*shape, 3), np.uint8) + 127, PixelPredictor(ORIGINAL), Plan(window=512))
+    label_map, nuclei = infer(
+        np.zeros((*shape, 3), np.uint8) + 127, PixelPredictor(ORIGINAL), Plan(window=512)
+    )
     assert label_map.shape == shape
     assert len(nuclei) == 0 or label_map.max() == len(nuclei)
 

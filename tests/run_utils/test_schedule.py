@@ -17,7 +17,9 @@ def test_step_schedule_is_the_published_one() -> None:
 
 def test_warm_up_rises_linearly_to_the_rate() -> None:
     phase = PhaseSettings(learning_rate=0.8, schedule="constant", warmup_steps=4)
-    assert [learning_rate_at(phase, step, 10) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
+    assert [learning_rate_at(phase, step, 10) for step in range(6)] == pytest.approx(
+        [0.2, 0.4, 0.6, 0.8, 0.8, 0.8]
+    )
 
 
 def test_cosine_falls_from_the_rate_through_half_of_it_to_zero() -> None:
