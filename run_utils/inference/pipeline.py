@@ -8,6 +8,7 @@ from functools import partial
 from typing import TypedDict
 
 import numpy as np
+from tqdm import tqdm
 
 from dataloader.grid import Box, Region, Tile, TileGrid, cut_tiles
 from dataloader.slides import Slide, read_mirrored
@@ -89,7 +90,8 @@ def infer_image(
     label_map = np.zeros(shape, np.int32)
     parts: list[Nuclei] = []
     num_nuclei = 0
-    for region in grid.regions:
+    bar = tqdm(grid.regions, total=len(grid), unit="region", leave=False, disable=len(grid) == 1)
+    for region in bar:
         region_labels, nuclei = infer_region(read, grid, region, predictor, plan)
         parts.append(nuclei.renumber(num_nuclei + 1))
         _paint(label_map, region_labels, nuclei.ids, parts[-1].ids, region.box_yxyx)
