@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from models.hovernet.facts import ModelFacts
 from models.hovernet.geometry import Geometry
 from models.hovernet.layers import initialise
-from models.hovernet.network import MAX_GREY, HoverMaps, check_num_types
+from models.hovernet.network import MAX_GREY, HoverMaps, check_num_types, in_full_precision
 
 logger = logging.getLogger(__name__)
 
@@ -164,10 +164,8 @@ class HoVerNetLite(nn.Module):
     def _full_size(self, head: nn.Module, decoded: Tensor) -> Tensor:
         assert isinstance(head, nn.Sequential)
         hidden = head[:-1](decoded)
-        # In float32: between neighbouring pixels HV maps change by less than bf16 can tell apart near 1.
-        with torch.autocast(hidden.device.type, enabled=False):
-            half = head[-1](hidden.float())  # (N, channels, H/2, W/2)
-            full = F.interpolate(half, scale_factor=OUTPUT_STRIDE, mode="bilinear", align_corners=False)
+        half = in_full_precision(head[-1], hidden)  # (N, channels, H/2, W/2)
+        full = F.interpolate(half, scale_factor=OUTPUT_STRIDE, mode="bilinear", align_corners=False)
         edge = self.geometry.margin // 2
         return full[:, :, edge : full.shape[2] - edge, edge : full.shape[3] - edge]  # (N, channels, h, w)
 

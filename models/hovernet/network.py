@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from models.hovernet.facts import ModelFacts
@@ -102,7 +103,17 @@ class HoVerNet(nn.Module):
         features = u3(self.upsample2x(bottom) + d2)  # (N, 512, …)
         features = u2(self.upsample2x(features) + d1)  # (N, 256, …)
         features = u1(self.upsample2x(features) + d0)  # (N, 64, h, w)
-        return u0(features)  # (N, channels, h, w)
+        return in_full_precision(u0, features)  # (N, channels, h, w)
+
+
+def in_full_precision(layers: nn.Module, features: Tensor) -> Tensor:
+    """Run the layers that give the maps in their weights' number format, whatever autocast says.
+
+    Between neighbouring pixels HV maps change by less than bf16 can tell apart near 1.
+    """
+    weight = next(layers.parameters())
+    with torch.autocast(features.device.type, enabled=False):
+        return layers(features.to(weight.dtype))
 
 
 def check_num_types(num_types: int | None) -> None:
