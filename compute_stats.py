@@ -10,7 +10,7 @@ from run_utils.entry import run_command
 
 def main(settings: EvaluateSettings) -> int:
     """Print a table of scores and write it as CSV and JSON; 1 where an image lacks its partner."""
-    from run_utils.evaluation import evaluate  # late: --help answers at once
+    from run_utils.evaluation import TypeScheme, evaluate  # late: --help answers at once
 
     report = evaluate(
         settings.true,
@@ -18,7 +18,7 @@ def main(settings: EvaluateSettings) -> int:
         mode=settings.mode,
         output_dir=settings.output,
         radius=settings.radius,
-        type_names=settings.type_names or None,
+        types=TypeScheme(settings.type_names, settings.merge_types),
     )
     sys.stdout.write(f"{report.table}\n")
     return report.exit_status

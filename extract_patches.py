@@ -12,7 +12,7 @@ def main(settings: ExtractSettings) -> None:
     from run_utils.extraction import extract_patches, plan_stores
 
     data = settings.data
-    adapter = open_annotations(data.adapter, data.root)
+    adapter = open_annotations(data.adapter, data.root, types=data.types)
     plans = plan_stores(
         adapter,
         data.splits,

@@ -12,6 +12,12 @@ def _choice(name: str, value: object, choices: tuple[object, ...]) -> None:
         raise ValueError(f"{name}={value} is not known; use one of: {', '.join(map(str, choices))}")
 
 
+def _not_negative(group: str, **values: float) -> None:
+    for name, value in values.items():
+        if value < 0:
+            raise ValueError(f"{group}.{name}={value} must be 0 or more")
+
+
 def _positive(**values: float) -> None:
     for name, value in values.items():
         if value <= 0:
@@ -28,6 +34,7 @@ class DataSettings:
         patches: folder of the patch stores, one `<split>.zarr` each.
         splits: the data set's own splits to extract.
         split_from: split that the validation images are taken from.
+        types: what the files hold, where a data set comes with `raw` and with `merged` types; `auto` looks.
         num_validation: images of `split_from` that go to validation, whole images, chosen by `seed`.
     """
 
@@ -37,11 +44,12 @@ class DataSettings:
     splits: list[str] = field(default_factory=lambda: ["Train", "Test"])
     split_from: str = "Train"
     num_validation: int = 5
+    types: str = "auto"
 
     def __post_init__(self) -> None:
         """Check what no single field can say."""
-        if self.num_validation < 0:
-            raise ValueError(f"data.num_validation={self.num_validation} must be 0 or more")
+        _not_negative("data", num_validation=self.num_validation)
+        _choice("data.types", self.types, ("auto", "merged", "raw"))
 
 
 @dataclass
@@ -183,6 +191,8 @@ class PhaseSettings:
         """Check what no single field can say."""
         _choice("train.phases.schedule", self.schedule, ("constant", "step", "cosine"))
         _positive(epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate)
+        _positive(step_epochs=self.step_epochs, step_factor=self.step_factor)
+        _not_negative("train.phases", warmup_steps=self.warmup_steps)
 
 
 @dataclass
@@ -261,6 +271,17 @@ class TrainSettings:
         _choice("train.optimizer", self.optimizer, ("adam", "adamw"))
         _choice("train.precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
         _positive(accumulate=self.accumulate, log_every=self.log_every, validate_every=self.validate_every)
+        if not self.phases:
+            raise ValueError("train.phases=[] leaves nothing to train; give at least one phase")
+        _not_negative(
+            "train",
+            clip_norm=self.clip_norm,
+            weight_decay=self.weight_decay,
+            early_stop=self.early_stop,
+            checkpoint_every=self.checkpoint_every,
+            max_steps=self.max_steps,
+            focal_gamma=self.focal_gamma,
+        )
         if not 0 <= self.ema_decay < 1:
             raise ValueError(
                 f"train.ema_decay={self.ema_decay} must be at least 0 and below 1, such as 0.999"
@@ -296,13 +317,14 @@ class TrainingRun:
         """Check what no single field can say."""
         _choice("model.name", self.model.name, ("HoVerNet", "HoVerNetLite"))
         _choice("model.mode", self.model.mode, ("original", "fast"))
-        if self.model.name == "HoVerNet" and self.train.input_size:
-            multiple = {"original": 6, "fast": 0}[self.model.mode]
-            if self.train.input_size % 8 != multiple:
-                raise ValueError(
-                    f"train.input_size={self.train.input_size} does not fit model.mode={self.model.mode}, whose "
-                    f"sizes leave {multiple} when divided by 8; use {'270' if multiple else '256'}, or 0"
-                )
+        if not self.model.decoder_channels:
+            raise ValueError(
+                "model.decoder_channels=[] leaves no decoder; give channels, such as [48, 64, 128]"
+            )
+        if self.train.class_weights and not self.model.has_types:
+            raise ValueError(
+                "train.class_weights weigh types, but model.has_types=false; drop one of the two"
+            )
 
 
 @dataclass
@@ -319,7 +341,8 @@ class InferSettings:
         published_windows: use the published windows (256 → 164, 270 → 80) instead, for comparison.
         batch_size: windows a batch; 0 chooses by device.
         region_size: side in pixels of the region that is decoded at once.
-        halo: pixels around a region's core that are decoded with it; more than a large nucleus and a half.
+        halo: pixels around a region's core that are decoded with it: half the largest nucleus, and 15 that its
+            gradients reach.
         normalisation: of the HV gradients: `window_free`, or `reference` (min–max over the region).
         nuclei_threshold: probability from which a pixel belongs to a nucleus.
         marker_threshold: gradient strength, 0..1, below which a nuclear pixel marks a nucleus's inside.
@@ -339,7 +362,7 @@ class InferSettings:
     published_windows: bool = False
     batch_size: int = 0
     region_size: int = 2048
-    halo: int = 64
+    halo: int = 96
     normalisation: str = "window_free"
     nuclei_threshold: float = 0.5
     marker_threshold: float = 0.4
@@ -373,6 +396,8 @@ class EvaluateSettings:
         output: folder for stats.csv and stats.json; where empty, the folder of the predictions.
         radius: farthest distance in pixels between two centroids of a pair: 12 at 40x, 6 at 20x.
         type_names: names of the types in order, background first; empty numbers them.
+        merge_types: what each type of the truth counts as, in order, background first, where it has more types
+            than the prediction: [0,1,2,3,3,4,4,4] for CoNSeP's raw seven; empty leaves them.
     """
 
     true: str = MISSING
@@ -381,6 +406,7 @@ class EvaluateSettings:
     output: str = ""
     radius: float = 12.0
     type_names: list[str] = field(default_factory=list)
+    merge_types: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Check what no single field can say."""

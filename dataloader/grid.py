@@ -88,7 +88,7 @@ class TileGrid:
     Attributes:
         shape: (height, width) of the image at the working resolution, each at least 1.
         region_size: largest side of a core, px (rounded up to a multiple of 32 in effect).
-        halo: px around a core; at least one large nucleus, e.g. 64 at 0.25 µm/px.
+        halo: px around a core; at least half the largest nucleus and what its gradients reach, e.g. 96.
     """
 
     shape: tuple[int, int]

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -84,6 +85,9 @@ def _without_nan(value: object) -> object:
 
 def _write_whole(path: Path, text: str) -> None:
     """Write to a temporary name and rename: a killed run leaves the old file or the new one, never half."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

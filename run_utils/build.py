@@ -21,7 +21,7 @@ from models.hovernet.network import HoVerNet
 from models.hovernet.targets import split_pieces
 from models.nuclei import NucleusType
 from run_utils.devices import resolve_device, resolve_precision, usable_cpus
-from run_utils.inference.pipeline import CPU_WINDOW, GPU_WINDOW, PUBLISHED_OUTPUTS, Plan
+from run_utils.inference.pipeline import CPU_WINDOW, GPU_WINDOW, Plan
 from run_utils.inference.predictors import TorchPredictor
 from run_utils.outputs import default_colours
 from run_utils.training.device_transforms import DeviceTransforms
@@ -31,8 +31,6 @@ from run_utils.training.validation import Validator
 logger = logging.getLogger(__name__)
 
 MAX_WORKERS = 8
-PUBLISHED_INPUT = {"original": 270, "fast": 256}
-LITE_INPUT = 256
 GPU_BATCH = 4  # windows
 MATCH_RADIUS_UM = 3.0  # the published 12 px at 0.25 µm/px
 
@@ -58,10 +56,18 @@ def build_network(run: TrainingRun, num_types: int | None) -> Network:
     """Return the network that a run trains, with the weights it starts from, on the CPU."""
     torch.manual_seed(run.seed)
     network = NETWORKS[run.model.name](run.model, num_types)
-    if run.train.start_from:
+    has_start = bool(run.train.start_from)
+    if has_start:
         load_weights(network, run.train.start_from)
     elif run.train.imagenet and isinstance(network, HoVerNetLite):
-        network.load_imagenet()
+        has_start = network.load_imagenet()
+    frozen = [number for number, phase in enumerate(run.train.phases) if phase.freeze_encoder]
+    if frozen and not has_start:
+        raise ValueError(
+            f"train.phases.{frozen[0]} freezes an encoder with random weights: set train.start_from to a "
+            "checkpoint, such as ImageNet-ResNet50-Preact_pytorch.tar of the HoVer-Net authors, or "
+            f"train.phases.{frozen[0]}.freeze_encoder=false"
+        )
     return network
 
 
@@ -92,7 +98,7 @@ def build_colour(settings: AugmentationSettings) -> ColourAugment:
     )
 
 
-def name_types(class_names: Sequence[str]) -> tuple[NucleusType, ...] | None:
+def colour_types(class_names: Sequence[str]) -> tuple[NucleusType, ...] | None:
     """Return the types of a data set with colours to draw them in; None where it has no types."""
     if not class_names:
         return None
@@ -108,11 +114,12 @@ def build_training(run: TrainingRun) -> TrainingParts:
     """
     settings = run.train
     store = open_store(run, "train")
-    types = name_types(store.class_names) if run.model.has_types else None
+    types = colour_types(store.class_names) if run.model.has_types else None
     device = resolve_device(run.device)
     dtype = resolve_precision(settings.precision, device)
     network = build_network(run, None if types is None else len(types))
-    input_size = settings.input_size or default_input_size(run.model)
+    input_size = settings.input_size or network.geometry.published
+    _check_class_weights(settings.class_weights, types)
     patches = _build_patches(run, store, input_size)
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     return TrainingParts(
@@ -125,6 +132,7 @@ def build_training(run: TrainingRun) -> TrainingParts:
             has_types=types is not None,
             colour=build_colour(run.augmentation),
             legacy=settings.legacy,
+            channels_last=settings.channels_last,
         ),
         loss=HoVerLoss(
             dataclasses.asdict(settings.loss_weights),
@@ -140,9 +148,10 @@ def build_training(run: TrainingRun) -> TrainingParts:
     )
 
 
-def default_input_size(model: ModelSettings) -> int:
-    """Return the published input size of a network in pixels."""
-    return PUBLISHED_INPUT[model.mode] if model.name == "HoVerNet" else LITE_INPUT
+def _check_class_weights(weights: Sequence[float], types: tuple[NucleusType, ...] | None) -> None:
+    if weights and types is not None and len(weights) != len(types):
+        names = ", ".join(kind.name for kind in types)
+        raise ValueError(f"train.class_weights={list(weights)} must hold one weight for each type: {names}")
 
 
 def open_store(run: TrainingRun, split: str) -> PatchStore:
@@ -169,23 +178,28 @@ def _build_validator(
         return None
     store = open_store(run, "validation")
     radius = MATCH_RADIUS_UM / store.mpp
-    return Validator(store, types, device=device, dtype=dtype, plan=Plan(), radius=radius)
+    plan = Plan(window=_default_window(device))
+    return Validator(store, types, device=device, dtype=dtype, plan=plan, radius=radius)
 
 
 def build_predictor(settings: InferSettings) -> TorchPredictor:
     """Return what turns tiles into maps, from a checkpoint, on the device of choice."""
     network = load_checkpoint(settings.checkpoint)
     device = resolve_device(settings.device)
+    network = network.to(memory_format=torch.channels_last)
     return TorchPredictor(network, device, resolve_precision(settings.precision, device))
+
+
+def _default_window(device: torch.device) -> int:
+    return GPU_WINDOW if device.type == "cuda" else CPU_WINDOW
 
 
 def build_plan(settings: InferSettings, predictor: TorchPredictor) -> Plan:
     """Return how images are cut up and decoded, sized to the device where the settings leave it open."""
     is_gpu = predictor.device.type == "cuda"
-    window = settings.window or (GPU_WINDOW if is_gpu else CPU_WINDOW)
+    window = settings.window or _default_window(predictor.device)
     if settings.published_windows:
-        margin = predictor.geometry.margin
-        window = PUBLISHED_OUTPUTS.get(margin, LITE_INPUT - margin) + margin
+        window = predictor.geometry.published
     return Plan(
         window=window,
         batch_size=settings.batch_size or (GPU_BATCH if is_gpu else 1),

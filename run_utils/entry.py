@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from config import schema
+from run_utils.files import replacing
 from run_utils.settings_help import SETTINGS, describe_settings
 
 CONFIG_DIR = Path(schema.__file__).parent
@@ -138,7 +139,8 @@ def save_settings(settings: Any, path: Path) -> None:
     """Write resolved settings as YAML beside a run's results."""
     from omegaconf import OmegaConf
 
-    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(settings)))
+    with replacing(path) as temporary:
+        temporary.write_text(OmegaConf.to_yaml(OmegaConf.structured(settings)))
 
 
 def _is_configuration_error(error: Exception) -> bool:

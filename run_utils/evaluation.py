@@ -31,6 +31,33 @@ MODES = ("instance", "type")
 
 
 @dataclass(frozen=True)
+class TypeScheme:
+    """What types are called, and which types of the truth count as one.
+
+    Attributes:
+        names: name of each type, background first; empty for the types that occur, by number.
+        merged: the type that each type of the truth counts as, background first; empty leaves them.
+    """
+
+    names: Sequence[str] = ()
+    merged: Sequence[int] = ()
+
+    def merge(self, types: np.ndarray) -> np.ndarray:
+        """Return (K,) types of the truth merged; -1, unlabelled, stays.
+
+        Raises:
+            ValueError: for a type that the scheme does not merge.
+        """
+        if not self.merged:
+            return types
+        if types.max(initial=0) >= len(self.merged):
+            raise ValueError(
+                f"type {types.max()} has no place in merge_types={list(self.merged)}; give one for each type"
+            )
+        return np.where(types < 0, types, np.asarray(self.merged, types.dtype)[np.maximum(types, 0)])
+
+
+@dataclass(frozen=True)
 class EvaluationReport:
     """What an evaluation found.
 
@@ -104,7 +131,7 @@ def evaluate(
     mode: str = "instance",
     output_dir: str | Path = "",
     radius: float = RADIUS,
-    type_names: Sequence[str] | None = None,
+    types: TypeScheme | None = None,
 ) -> EvaluationReport:
     """Measure every image that has a true and a predicted label file; write ``stats.csv`` and ``stats.json``.
 
@@ -117,7 +144,7 @@ def evaluate(
             F of each type.
         output_dir: where the two files go; "" for beside the prediction.
         radius: for "type", the largest distance of paired centroids, in pixels (12 at 40x, 6 at 20x).
-        type_names: name of each type, background first; None or empty for the types that occur, by number.
+        types: what types are called and which count as one; None for the types that occur, by number.
 
     Raises:
         FileNotFoundError: for a path that is not there, or when no stem is on both sides.
@@ -134,7 +161,9 @@ def evaluate(
             f"no file of {predicted_dir} has the stem of one in {true_dir}; name a prediction as its truth"
         )
     images, overall, failed = (
-        _measure_instances(pairs) if mode == "instance" else _measure_types(pairs, radius, type_names)
+        _measure_instances(pairs)
+        if mode == "instance"
+        else _measure_types(pairs, radius, types or TypeScheme())
     )
     if not images:
         raise ValueError(
@@ -228,22 +257,26 @@ def _measure_instances(pairs: Pairs) -> Measured:
     return images, mean_scores(images), failed
 
 
-def _measure_types(pairs: Pairs, radius: float, type_names: Sequence[str] | None) -> Measured:
+def _measure_types(pairs: Pairs, radius: float, scheme: TypeScheme) -> Measured:
     detections: dict[str, TypedDetections] = {}
     failed: dict[str, str] = {}
     highest = 0
     for stem, (true_path, predicted_path) in pairs.items():
         try:
             true, predicted = read_typed_centroids(true_path), read_typed_centroids(predicted_path)
-            types = np.concatenate([[0], true.types, predicted.types])
-            if type_names and types.max() >= len(type_names):
-                raise ValueError(f"type {types.max()} has no name among {list(type_names)}; name every type")
+            true_types = scheme.merge(true.types)
+            types = np.concatenate([[0], true_types, predicted.types])
+            if scheme.names and types.max() >= len(scheme.names):
+                raise ValueError(
+                    f"type {types.max()} has no name among {list(scheme.names)}; name every type, or merge "
+                    "the truth's into fewer with merge_types"
+                )
             pairing = pair_centroids(true.centroids, predicted.centroids, radius)
-            detections[stem] = detect_types(pairing, true.types, predicted.types)
+            detections[stem] = detect_types(pairing, true_types, predicted.types)
             highest = max(highest, int(types.max()))
         except (ValueError, OSError) as error:
             failed[stem] = _note_failure(stem, error)
-    names = list(type_names or map(str, range(highest + 1)))
+    names = list(scheme.names or map(str, range(highest + 1)))
     images: dict[str, Scores] = {stem: score_types([found], names) for stem, found in detections.items()}
     return images, score_types(list(detections.values()), names), failed
 

@@ -51,7 +51,7 @@ def find_label_files(path: str | Path) -> dict[str, Path]:
     """List label files by stem.
 
     Args:
-        path: one file, or a directory; one without label files but with a folder ``mat`` means that folder.
+        path: one file, or a directory; one without label files but with a folder ``mat`` or ``npy`` means that folder.
 
     Returns:
         Path by stem, sorted; where a stem has several files, the first of .mat, .npy, .tif, .tiff, .png.
@@ -69,10 +69,13 @@ def find_label_files(path: str | Path) -> dict[str, Path]:
         for file in path.iterdir()
         if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
     }
-    if not ranked and (path / "mat").is_dir():
-        return find_label_files(path / "mat")
+    for folder in (path / "mat", path / "npy"):
+        if not ranked and folder.is_dir():
+            return find_label_files(folder)
     if not ranked:
-        raise FileNotFoundError(f"{path} holds no label file; give a directory of {', '.join(SUFFIXES)}")
+        raise FileNotFoundError(
+            f"{path} holds no label file, nor a folder mat or npy; give a directory of {', '.join(SUFFIXES)}"
+        )
     best = dict(sorted(ranked, reverse=True))  # the lowest rank of a stem comes last and stays
     return {stem: ranked[stem, best[stem]] for stem in sorted(best)}
 

@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from run_utils.files import replacing
+
 PACKAGES = (
     "torch",
     "torchvision",
@@ -33,7 +35,8 @@ def describe_environment() -> dict[str, Any]:
 
 def write_provenance(path: Path, **facts: Any) -> None:
     """Write the environment and further facts as JSON."""
-    path.write_text(json.dumps({**describe_environment(), **facts}, indent=2) + "\n")
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps({**describe_environment(), **facts}, indent=2) + "\n")
 
 
 def _version(package: str) -> str | None:

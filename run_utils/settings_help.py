@@ -7,7 +7,7 @@ import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from config import schema
 
@@ -48,10 +48,13 @@ def _rows(settings: Any, prefix: str) -> Iterator[list[str]]:
     hints = get_type_hints(settings)
     meanings = _attributes(settings)
     for field in dataclasses.fields(settings):
-        if dataclasses.is_dataclass(hints[field.name]):
-            yield from _rows(hints[field.name], f"{prefix}{field.name}.")
+        kind = hints[field.name]
+        if dataclasses.is_dataclass(kind):
+            yield from _rows(kind, f"{prefix}{field.name}.")
             continue
         yield _row(f"{prefix}{field.name}={_default(field)}", meanings[field.name])
+        for element in filter(dataclasses.is_dataclass, get_args(kind)):
+            yield from _rows(element, f"{prefix}{field.name}.0.")
 
 
 def _row(left: str, meaning: str) -> list[str]:

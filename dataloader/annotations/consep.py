@@ -97,7 +97,7 @@ class ConsepAdapter:
         if type_map.max(initial=0) > largest:
             raise ValueError(
                 f"{path}: type_map holds type {type_map.max()}, but types={kind} has 0..{largest}; "
-                + ("mend the file" if is_raw else "set types=raw or types=auto")
+                + ("mend the file" if is_raw else "set data.types=raw or auto")
             )
         types = type_map.astype(np.uint8)
         return MERGED_TYPE[types] if is_raw else types

@@ -162,6 +162,8 @@ def _build(content: Mapping[str, Any], path: str | Path) -> Network:
 
 def _official_state(content: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
     """Return the state dict of an official file, DataParallel's prefix removed."""
+    if "progress" in content and "states" in content:
+        raise ValueError(f"{path} is the state of a training run; use best.pt or last.pt beside it")
     state = content.get("desc", content)
     state = {key.removeprefix("module."): value for key, value in state.items()}
     if not any(key.startswith(("d0.", "conv0.")) for key in state):

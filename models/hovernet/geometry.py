@@ -8,6 +8,7 @@ ENCODER_STRIDE = 8  # the encoder of HoVer-Net halves three times
 DENSE_UNITS = {"u3": 8, "u2": 4}  # valid k x k convolutions in each dense block, after one in `conva`
 STEM_KERNEL = 7
 KERNELS = {"original": 5, "fast": 3}  # decoder kernel of the two published modes
+PUBLISHED_INPUT = {"original": 270, "fast": 256}
 STEM_LOSS = {"original": STEM_KERNEL - 1, "fast": 0}  # `original` convolves the stem without padding
 
 
@@ -21,6 +22,7 @@ class Geometry:
         multiple: valid input sizes leave `remainder` when divided by this.
         remainder: see `multiple`.
         smallest: the smallest valid input size in pixels.
+        published: the input size that the network was published with, or is usually trained with, in pixels.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Geometry:
     multiple: int
     remainder: int
     smallest: int
+    published: int
 
     def output_size(self, input_size: int) -> int:
         """Return the output size in pixels; ValueError names the two nearest sizes that fit."""
@@ -73,4 +76,5 @@ def hovernet_geometry(mode: str) -> Geometry:
     margin = skip_crops(mode).d0 + STEM_LOSS[mode]
     remainder = STEM_LOSS[mode] % ENCODER_STRIDE
     smallest = margin + 1 + (remainder - margin - 1) % ENCODER_STRIDE
-    return Geometry(f"HoVerNet mode '{mode}'", margin, ENCODER_STRIDE, remainder, smallest)
+    name = f"HoVerNet mode '{mode}'"
+    return Geometry(name, margin, ENCODER_STRIDE, remainder, smallest, PUBLISHED_INPUT[mode])

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in 0..1; torchvision's published weights expect it
 IMAGENET_STD = (0.229, 0.224, 0.225)
 HEAD_CHANNELS = 32
+USUAL_INPUT = 256  # px
 LAST_LAYER_STD = 0.01  # of fresh weights: maps start near zero, where the losses are of order 1
 OUTPUT_STRIDE = 2  # the heads' resolution
 
@@ -124,7 +125,8 @@ class HoVerNetLite(nn.Module):
         }
         stride = stages[-1].stride
         smallest = margin + stride + (-margin) % stride
-        self.geometry = Geometry(f"HoVerNetLite({encoder}, {num_stages} stages)", margin, stride, 0, smallest)
+        name = f"HoVerNetLite({encoder}, {num_stages} stages)"
+        self.geometry = Geometry(name, margin, stride, 0, smallest, USUAL_INPUT)
 
         self.encoder = nn.ModuleList(stage.module for stage in stages)
         initialise(self.encoder)

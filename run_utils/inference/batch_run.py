@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import logging
 import time
 from collections import Counter
@@ -17,15 +20,18 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from config.schema import InferSettings
 from dataloader.slides import READERS, Slide, open_slide
 from models.nuclei import Nuclei, NucleusType
-from run_utils.build import build_plan, build_predictor, name_types
+from run_utils.build import build_plan, build_predictor
 from run_utils.inference.pipeline import Plan, infer_slide
 from run_utils.inference.predictors import TorchPredictor
 from run_utils.outputs import ImageResult, check_names, output_path, write_outputs
+from run_utils.outputs.colours import name_types
 from run_utils.provenance import write_provenance
 
 logger = logging.getLogger(__name__)
 
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
+# Settings that may differ between runs into one folder: which files, where, and how fast.
+FREE_SETTINGS = ("input", "output", "outputs", "checkpoint", "device", "batch_size", "dots", "overwrite")
 MPP_TOLERANCE = 0.05  # an image whose µm/px is this close to the network's is read as it is
 
 
@@ -68,12 +74,32 @@ def infer_all(settings: InferSettings) -> int:
     plan = build_plan(settings, predictor)
     output_dir = Path(settings.output)
     output_dir.mkdir(parents=True, exist_ok=True)
-    write_provenance(output_dir / "run.json", checkpoint=settings.checkpoint, outputs=settings.outputs)
+    _write_manifest(output_dir / "run.json", settings)
     run = _Run(settings, predictor, plan, output_dir)
     with logging_redirect_tqdm():
         statuses = [run.process(name, path) for name, path in tqdm(files.items(), unit="image")]
     tqdm.write(_summary(statuses))
     return int(any(status.status == FAILED for status in statuses))
+
+
+def _write_manifest(path: Path, settings: InferSettings) -> None:
+    """Write the run's settings beside its results, or refuse to mix results of different ones.
+
+    Raises:
+        ValueError: where results of other settings are there, and they are not to be overwritten.
+    """
+    digest = hashlib.sha256(Path(settings.checkpoint).read_bytes()).hexdigest()
+    now = {**dataclasses.asdict(settings), "checkpoint_sha256": digest}
+    if path.is_file() and not settings.overwrite:
+        before = json.loads(path.read_text())["settings"]
+        names = [name for name in now if name not in FREE_SETTINGS and before.get(name) != now[name]]
+        if names:
+            differing = "; ".join(f"{name} was {before.get(name)}, is {now[name]}" for name in names)
+            raise ValueError(
+                f"{path.parent} holds results of other settings ({differing}): give another output=, or "
+                "overwrite=true"
+            )
+    write_provenance(path, settings=now)
 
 
 def find_images(path: Path) -> dict[str, Path]:
@@ -105,10 +131,8 @@ class _Run:
         self.output_dir = output_dir
         facts = predictor.network.facts
         self.mpp: float | None = facts.mpp
-        self.types: tuple[NucleusType, ...] | None = facts.types
-        if self.types is None and predictor.num_types is not None:
-            numbered = [f"type {number}" for number in range(1, predictor.num_types)]
-            self.types = name_types(["background", *numbered])
+        num_types = predictor.num_types
+        self.types = None if num_types is None else name_types(facts.types, num_types)
 
     def process(self, name: str, path: Path) -> FileStatus:
         """Infer one file; whatever it meets ends in its status, and the run moves on."""

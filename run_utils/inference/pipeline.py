@@ -16,7 +16,6 @@ from models.hovernet.postprocess import decode
 from models.nuclei import Nuclei
 from run_utils.inference.predictors import Predictor, ProbabilityMaps
 
-PUBLISHED_OUTPUTS = {92: 164, 190: 80}  # margin of a published mode → side of its published output, in pixels
 CPU_WINDOW = 1024  # px; larger ones gain little and take memory: a side of 1024 needs 3 GiB with `fast`
 GPU_WINDOW = 2048
 
@@ -49,7 +48,7 @@ class Plan:
     window: int = CPU_WINDOW
     batch_size: int = 1
     region_size: int = 2048
-    halo: int = 64
+    halo: int = 96
     is_exact: bool = False
     decoding: DecodeOptions = field(default_factory=DecodeOptions)
 

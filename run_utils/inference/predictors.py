@@ -52,14 +52,37 @@ class TorchPredictor:
     """
 
     def __init__(self, network: Network, device: torch.device, dtype: torch.dtype) -> None:
-        self.network = network.to(device).to(memory_format=torch.channels_last).eval()
+        self.network = network.to(device).eval()
         self.geometry: Geometry = network.geometry
         self.num_types: int | None = network.num_types
         self.device = device
         self.dtype = dtype
 
     def predict(self, tiles: np.ndarray) -> ProbabilityMaps:
-        """Return the maps of (N, H, W, 3) uint8 RGB tiles, each side less by the geometry's margin."""
+        """Return the maps of (N, H, W, 3) uint8 RGB tiles, each side less by the geometry's margin.
+
+        Where the device's memory is short, the batch is halved until it fits.
+
+        Raises:
+            MemoryError: where not even one tile fits.
+        """
+        try:
+            return self._predict(tiles)
+        except torch.OutOfMemoryError as error:
+            if len(tiles) == 1:
+                raise MemoryError(
+                    f"a window of {tiles.shape[1]}x{tiles.shape[2]} px does not fit into the memory of "
+                    f"{self.device}; set window= to a smaller size"
+                ) from error
+        half = len(tiles) // 2
+        first, second = self.predict(tiles[:half]), self.predict(tiles[half:])
+        types = None
+        if first.types is not None and second.types is not None:
+            types = np.concatenate([first.types, second.types])
+        nuclei, hv = (np.concatenate(pair) for pair in zip(first[:2], second[:2], strict=True))
+        return ProbabilityMaps(nuclei, hv, types)
+
+    def _predict(self, tiles: np.ndarray) -> ProbabilityMaps:
         images = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2)  # (N, 3, H, W), channels last
         autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
         with torch.inference_mode(), autocast:

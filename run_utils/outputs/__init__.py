@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from run_utils.files import replacing
 from run_utils.outputs import json_file, label_map, mat, overlay, qupath
 from run_utils.outputs.colours import default_colours
 from run_utils.outputs.result import ImageResult, StoredResult
@@ -94,10 +94,6 @@ def write_outputs(
     for name, path in paths.items():
         taken = {option: value for option, value in options.items() if option in WRITERS[name].options}
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        with replacing(path) as temporary:
             WRITERS[name].write(result, temporary, **taken)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
     return paths

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from models.nuclei import NucleusType
 
-BACKGROUND = (128, 128, 128)
+BACKGROUND_COLOUR = (128, 128, 128)
 PALETTE = (  # RGB; they differ in lightness too, and keep away from the hues of haematoxylin and eosin
     (255, 225, 25),  # yellow
     (0, 190, 255),  # sky blue
@@ -24,7 +24,7 @@ def default_colours(num_types: int) -> tuple[tuple[int, int, int], ...]:
     The first nine types differ from one another; further ones repeat them.
     """
     repeated = (PALETTE[index % len(PALETTE)] for index in range(max(num_types - 1, 0)))
-    return (BACKGROUND, *repeated)[:num_types]
+    return (BACKGROUND_COLOUR, *repeated)[:num_types]
 
 
 def name_types(types: tuple[NucleusType, ...] | None, num_types: int) -> tuple[NucleusType, ...]:

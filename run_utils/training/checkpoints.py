@@ -10,8 +10,8 @@ from typing import Any
 
 from models.hovernet.checkpoint import read_checkpoint, write_atomically
 
-STATE_NAME = "last.pt"
-BEST_NAME = "best.pt"
+STATE_NAME = "state.pt"  # to resume from
+BEST_NAME, LAST_NAME = "best.pt", "last.pt"  # networks, to use
 # Settings that may differ between a run and its resumption, since the weights do not depend on them.
 FREE_SETTINGS = ("output", "device", "view", "train.num_workers", "train.log_every", "train.checkpoint_every")
 

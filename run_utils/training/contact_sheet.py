@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from models.hovernet.channels import BACKGROUND, HORIZONTAL, VERTICAL
 from models.hovernet.targets import Targets
+from run_utils.files import replacing
 
 Colour = tuple[int, int, int]
 """RGB, each 0..255."""
@@ -64,12 +64,8 @@ def write_contact_sheet(
     """
     sheet = draw_contact_sheet(images, targets, type_names=type_names, type_colours=type_colours)
     _, content = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
-    temporary_path = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary_path.write_bytes(content.tobytes())
-        temporary_path.replace(path)
-    finally:
-        temporary_path.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.tobytes())
 
 
 def draw_contact_sheet(

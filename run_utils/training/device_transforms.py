@@ -23,6 +23,7 @@ class DeviceTransforms:
         has_types: whether the network gives types.
         colour: changes (N, 3, H, W) uint8 images, seeded by the generator it is given; None leaves them.
         legacy: targets as the reference makes them.
+        channels_last: whether images keep their layout in memory, (N, H, W, 3).
     """
 
     device: torch.device
@@ -30,9 +31,10 @@ class DeviceTransforms:
     has_types: bool
     colour: ColourTransform | None = None
     legacy: bool = False
+    channels_last: bool = True
 
     def __call__(self, batch: Mapping[str, Tensor], seed: int) -> tuple[Tensor, Targets]:
-        """Return images (N, 3, H, W) uint8, channels last in memory, and their targets.
+        """Return images (N, 3, H, W) uint8 and their targets.
 
         Args:
             batch: `image` (N, H, W, 3) uint8, `label_map` (N, H, W) int32 and, with types, `type_map`
@@ -41,6 +43,8 @@ class DeviceTransforms:
         """
         moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
         images = moved["image"].permute(0, 3, 1, 2)  # (N, 3, H, W); memory stays (N, H, W, 3)
+        if not self.channels_last:
+            images = images.contiguous()
         if self.colour is not None:
             images = self.colour(images, torch.Generator(self.device).manual_seed(seed))
         types = moved["type_map"] if self.has_types else None

@@ -17,13 +17,13 @@ class Tracker:
 
     Args:
         log_dir: folder for the event files.
-        first_step: entries of an earlier attempt from this step on are hidden.
+        first_step: steps that are done; entries of an earlier attempt after it are hidden.
     """
 
     def __init__(self, log_dir: Path, first_step: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter  # late: it takes a second to import
 
-        self._writer: Any = SummaryWriter(str(log_dir), purge_step=first_step or None)
+        self._writer: Any = SummaryWriter(str(log_dir), purge_step=first_step + 1 if first_step else None)
 
     def scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
         """Record named numbers under `group/name`."""

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from config.schema import PhaseSettings, TrainingRun
 from dataloader.patch_dataset import EpochSampler
 from models.hovernet.checkpoint import Network, save_checkpoint
-from run_utils.training.checkpoints import BEST_NAME, STATE_NAME, Progress, load_state, save_state
+from run_utils.training.checkpoints import BEST_NAME, LAST_NAME, STATE_NAME, Progress, load_state, save_state
 from run_utils.training.device_transforms import DeviceTransforms
 from run_utils.training.loss_meter import LossMeter
 from run_utils.training.schedule import learning_rate_at
@@ -115,44 +115,41 @@ class Trainer:
         total = phase.epochs * batches_per_epoch
         done = self.progress.epoch * batches_per_epoch + self.progress.batch
         name = f"phase {self.progress.phase + 1}/{len(self.settings.phases)}"
-        with tqdm(
-            total=total, initial=done, desc=name, unit="step", mininterval=2, dynamic_ncols=True
-        ) as bar:
-            while self.progress.epoch < phase.epochs:
+        bar = tqdm(total=total, initial=done, desc=name, unit="step", mininterval=2, dynamic_ncols=True)
+        with bar:
+            while self.progress.epoch < phase.epochs and not self._is_stalled():
                 self._run_epoch(phase, loader, batches_per_epoch, bar)
-                if self._is_stalled():
-                    logger.info(
-                        "%s: no better PQ for %d epochs, ended", name, self.progress.epochs_without_gain
-                    )
-                    return
+        if self._is_stalled():
+            logger.info("%s: no better PQ for %d epochs, ended", name, self.progress.epochs_without_gain)
 
     def _run_epoch(self, phase: PhaseSettings, loader: Iterator[Batch], num_batches: int, bar: tqdm) -> None:
         self._set_mode(phase)
-        steps_per_epoch = math.ceil(num_batches / self.settings.accumulate)
+        accumulate = self.settings.accumulate
+        steps_per_epoch = math.ceil(num_batches / accumulate)
         while self.progress.batch < num_batches:
-            self._accumulate(next(loader))
+            begun = self.progress.batch // accumulate * accumulate
+            self._accumulate(next(loader), share=1 / min(accumulate, num_batches - begun))
             self.progress.batch += 1
             bar.update()
             is_last = self.progress.batch == num_batches
-            if self.progress.batch % self.settings.accumulate == 0 or is_last:
-                phase_step = self.progress.epoch * steps_per_epoch + (
-                    (self.progress.batch - 1) // self.settings.accumulate
-                )
+            if self.progress.batch % accumulate == 0 or is_last:
+                phase_step = self.progress.epoch * steps_per_epoch + begun // accumulate
                 rate = learning_rate_at(phase, phase_step, steps_per_epoch)
                 self._step(rate)
                 self._after_step(rate, bar)
         self._finish_epoch(phase)
 
-    def _accumulate(self, batch: Batch) -> None:
-        """Add the gradients of one batch."""
+    def _accumulate(self, batch: Batch, *, share: float) -> None:
+        """Add the gradients of one batch, which is `share` of its step."""
         parts = self.parts
         position = [self.run.seed, self._epochs_before() + self.progress.epoch, self.progress.batch]
         seed = int(np.random.SeedSequence(position).generate_state(1)[0])
+        torch.manual_seed(seed)  # for layers that draw, such as stochastic depth
         images, targets = parts.transforms(batch, seed)
         with self._autocast():
             maps = self.network(images)
         total, terms = parts.loss(maps, targets)
-        self.scaler.scale(total / self.settings.accumulate).backward()
+        self.scaler.scale(total * share).backward()
         self.losses.add({**terms, "total": total})
 
     def _step(self, rate: float) -> None:
@@ -193,32 +190,37 @@ class Trainer:
     def _finish_epoch(self, phase: PhaseSettings) -> None:
         self.progress.epoch += 1
         self.progress.batch = 0
+        self._check_finite()
         is_due = (
             self.progress.epoch % self.settings.validate_every == 0 or self.progress.epoch == phase.epochs
         )
-        if self.parts.validator is not None and is_due:
+        if is_due:
             self._validate()
         self._save_state()
 
     def _validate(self) -> None:
-        assert self.parts.validator is not None
         network = self.network if self.average is None else cast(Network, self.average.module)
         network.eval()
+        if self.parts.validator is None:
+            self._keep(network, {})
+            return
         report = self.parts.validator.validate(network)
         title = f"phase {self.progress.phase + 1} epoch {self.progress.epoch}"
         self.tracker.epoch(title, report.scores, self.progress.step)
         if report.panel is not None:
             self.tracker.image("validation", report.panel, self.progress.step)
-        self._keep_best(network, report.scores)
+        self._keep(network, report.scores)
 
-    def _keep_best(self, network: Network, scores: Mapping[str, float]) -> None:
-        score = scores["PQ"]
+    def _keep(self, network: Network, scores: Mapping[str, float]) -> None:
+        """Save the network as the last, and as the best where its PQ is."""
+        facts = {**self.parts.facts, "validation": dict(scores), "step": self.progress.step}
+        save_checkpoint(network, self.output_dir / LAST_NAME, **facts)
+        score = scores.get("PQ", math.nan)
         if not score > self.progress.best_score:  # also when PQ is undefined
             self.progress.epochs_without_gain += self.settings.validate_every
             return
         self.progress.best_score = score
         self.progress.epochs_without_gain = 0
-        facts = {**self.parts.facts, "validation": dict(scores), "step": self.progress.step}
         save_checkpoint(network, self.output_dir / BEST_NAME, **facts)
 
     def _is_stalled(self) -> bool:
@@ -288,8 +290,17 @@ class Trainer:
             self.parts.device.type, self.parts.dtype, enabled=self.parts.dtype != torch.float32
         )
 
+    def _check_finite(self) -> None:
+        """Raise FloatingPointError where a loss term or a weight is not finite."""
+        self._mean_losses()
+        if not torch.stack([weight.isfinite().all() for weight in self.network.parameters()]).all():
+            raise FloatingPointError(
+                f"weights are not finite after step {self.progress.step}, though all loss terms were: a "
+                "gradient overflowed; lower the learning rate or set train.precision=fp32"
+            )
+
     def _save_state(self) -> None:
-        self._mean_losses()  # never overwrites a good state with weights that are not finite
+        self._check_finite()  # never overwrites a good state
         states = {name: part.state_dict() for name, part in self._stateful().items()}
         save_state(self.output_dir / STATE_NAME, self.progress, self.run, states)
 
@@ -301,7 +312,8 @@ class Trainer:
         if self.progress.phase < len(self.settings.phases):
             self.optimizer = self._make_optimizer()
         for name, part in self._stateful().items():
-            part.load_state_dict(states[name])
+            if states[name]:  # a scaler that was not in use has no state
+                part.load_state_dict(states[name])
         logger.info("%s: resumed after step %d", self.output_dir, self.progress.step)
 
     def _stateful(self) -> dict[str, Any]:

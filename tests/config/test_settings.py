@@ -91,7 +91,11 @@ def test_extraction_defaults_to_540_windows_every_256_pixels() -> None:
         ("train", ["train.max_steps=many"], "'many' of type 'str' could not be converted to Integer"),
         ("train", ["experiment=nope"], "consep_fast consep_lite"),
         ("train", ["model.mode=nope"], "original, fast"),
-        ("train", ["model.mode=original", "train.input_size=256"], "270"),
+        ("train", ["train.phases=[]"], "at least one phase"),
+        ("train", ["train.phases=[{step_epochs: 0}]"], "step_epochs=0 must be greater than 0"),
+        ("train", ["train.clip_norm=-1"], "train.clip_norm=-1.0 must be 0 or more"),
+        ("train", ["model.decoder_channels=[]"], "leaves no decoder"),
+        ("extract", ["data.types=both"], "auto, merged, raw"),
         ("train", ["train.ema_decay=1"], "train.ema_decay=1.0"),
         ("train", ["train.loss_weights.np_bce=2"], "np_bce"),
         ("train", ["augmentation.scale=[1.2,0.8]"], "augmentation.scale"),
@@ -158,6 +162,7 @@ def test_help_lists_groups_and_their_options() -> None:
     text = describe_settings("train", CONFIG_DIR)
     assert "segmentation_wsi" in text
     assert "train.ema_decay=0.0" in text
+    assert "train.phases.0.freeze_encoder=false" in text
     assert "hovernet_fast, hovernet_original, lite" in text
 
 

@@ -105,6 +105,16 @@ def test_an_image_of_another_resolution_is_resampled(images: Path, checkpoint: P
     assert np.load(output_path(tmp_path / "out", "rgb", "npy")).shape == (192, 240)
 
 
+def test_results_of_other_settings_are_never_mixed(images: Path, checkpoint: Path, tmp_path: Path) -> None:
+    chosen = settings(images / "rgb.png", checkpoint, tmp_path / "out", outputs=["npy"])
+    assert infer_all(chosen) == 0
+    chosen.nuclei_threshold = 0.6
+    with pytest.raises(ValueError, match=r"nuclei_threshold was 0.5, is 0.6"):
+        infer_all(chosen)
+    chosen.overwrite = True
+    assert infer_all(chosen) == 0
+
+
 def test_an_unknown_output_lists_the_known(images: Path, checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="json, mat, overlay"):
         infer_all(settings(images, checkpoint, tmp_path / "out", outputs=["pdf"]))

@@ -7,7 +7,7 @@ import pytest
 from scipy.io import savemat
 
 from metrics.detection import TypedDetections
-from run_utils.evaluation import evaluate, match_types, score_pair, score_types
+from run_utils.evaluation import TypeScheme, evaluate, match_types, score_pair, score_types
 
 TRUE = np.array([[1, 1, 0, 0], [1, 1, 0, 2], [0, 0, 0, 2], [3, 0, 0, 2]], dtype=np.int32)
 PREDICTED = np.array([[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 2, 2], [0, 0, 2, 2]], dtype=np.int32)
@@ -123,7 +123,7 @@ def test_type_counts_are_pooled_over_images_not_averaged(folders):
     save(predicted_dir, "first", TRUE, [1, 2, 2])
     save(true_dir, "second", far, [2, 1])
     save(predicted_dir, "second", np.where(far == 1, 1, 0), [2])
-    report = evaluate(true_dir, predicted_dir, mode="type", type_names=["background", "round", "long"])
+    report = evaluate(true_dir, predicted_dir, mode="type", types=TypeScheme(["background", "round", "long"]))
     assert report.overall == {
         "F_d": 2 * 4 / (2 * 4 + 1),
         "accuracy": 3 / 4,
@@ -155,14 +155,23 @@ def test_a_type_without_a_name_is_an_error_that_names_it(folders):
     for folder in folders:
         save(folder, "a", TRUE, [1, 2, 7])
     with pytest.raises(ValueError, match="type 7 has no name"):
-        evaluate(*folders, mode="type", type_names=["background", "round", "long"])
+        evaluate(*folders, mode="type", types=TypeScheme(["background", "round", "long"]))
 
 
-@pytest.mark.parametrize("type_names", [None, []])
-def test_types_without_names_go_by_number(folders, type_names):
+def test_types_of_the_truth_that_count_as_one_are_merged(folders):
+    save(folders[0], "a", TRUE, [3, 4, 7])
+    save(folders[1], "a", TRUE, [3, 3, 4])
+    raw_seven = TypeScheme(merged=[0, 1, 2, 3, 3, 4, 4, 4])
+    assert evaluate(*folders, mode="type", types=raw_seven).overall["accuracy"] == 1
+    with pytest.raises(ValueError, match="type 7 has no place"):
+        evaluate(*folders, mode="type", types=TypeScheme(merged=[0, 1, 2, 3, 3]))
+
+
+@pytest.mark.parametrize("types", [None, TypeScheme()])
+def test_types_without_names_go_by_number(folders, types):
     for folder in folders:
         save(folder, "a", TRUE, [1, 3, 1])
-    scores = evaluate(*folders, mode="type", type_names=type_names).overall
+    scores = evaluate(*folders, mode="type", types=types).overall
     assert list(scores) == ["F_d", "accuracy", "F_1", "F_2", "F_3"]
     assert (scores["F_1"], scores["F_3"]) == (1, 1)
     assert np.isnan(scores["F_2"])

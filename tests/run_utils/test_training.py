@@ -13,11 +13,12 @@ import cv2
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tqdm import tqdm
 
 from config.schema import PhaseSettings, TrainingRun
-from models.hovernet.checkpoint import load_checkpoint
+from models.hovernet.checkpoint import load_checkpoint, save_checkpoint
 from run_utils.build import build_training
-from run_utils.training.checkpoints import BEST_NAME, STATE_NAME
+from run_utils.training.checkpoints import BEST_NAME, LAST_NAME, STATE_NAME
 from run_utils.training.run import train
 from run_utils.training.trainer import Trainer
 from tests.conftest import ROOT
@@ -67,8 +68,22 @@ def test_logs_name_every_loss_term_and_show_a_panel(make_run: MakeRun) -> None:
     assert tags["images"] == ["validation"]
 
 
-def test_a_frozen_encoder_keeps_weights_and_batch_norm_statistics(make_run: MakeRun) -> None:
+@pytest.fixture
+def start(make_run: MakeRun, tmp_path: Path) -> str:
+    """A checkpoint of the tiny network to start from."""
+    path = tmp_path / "start.pt"
+    save_checkpoint(build_training(make_run()).network, path)
+    return str(path)
+
+
+def test_a_frozen_encoder_of_random_weights_is_refused(make_run: MakeRun) -> None:
     run = make_run(phases=[PhaseSettings(epochs=1, batch_size=2, freeze_encoder=True)])
+    with pytest.raises(ValueError, match="set train.start_from"):
+        build_training(run)
+
+
+def test_a_frozen_encoder_keeps_weights_and_batch_norm_statistics(make_run: MakeRun, start: str) -> None:
+    run = make_run(phases=[PhaseSettings(epochs=1, batch_size=2, freeze_encoder=True)], start_from=start)
     parts = build_training(run)
     before = copy.deepcopy(parts.network.state_dict())
     Trainer(parts, run).train()
@@ -78,12 +93,12 @@ def test_a_frozen_encoder_keeps_weights_and_batch_norm_statistics(make_run: Make
     assert not all(torch.equal(before[key], after[key]) for key in before.keys() - frozen)
 
 
-def test_the_second_phase_trains_the_encoder_too(make_run: MakeRun) -> None:
+def test_the_second_phase_trains_the_encoder_too(make_run: MakeRun, start: str) -> None:
     phases = [
         PhaseSettings(epochs=1, batch_size=2, freeze_encoder=True),
         PhaseSettings(epochs=1, batch_size=4, learning_rate=1e-3),
     ]
-    run = make_run(phases=phases)
+    run = make_run(phases=phases, start_from=start)
     parts = build_training(run)
     before = parts.network.encoder[0].conv1.weight.detach().clone()
     progress = Trainer(parts, run).train()
@@ -154,18 +169,70 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_its_term(make_run: Mak
     assert not (Path(run.output) / STATE_NAME).exists()
 
 
+def test_a_gradient_that_overflows_does_not_replace_the_good_state(make_run: MakeRun) -> None:
+    run = make_run()
+    parts = build_training(run)
+    trainer = Trainer(parts, run)
+    trainer._save_state()
+    with torch.no_grad():
+        parts.network.heads["np"][3].bias[0] = torch.inf
+    with pytest.raises(FloatingPointError, match="a gradient overflowed"):
+        trainer._save_state()
+    saved = torch.load(Path(run.output) / STATE_NAME, weights_only=True)["states"]["network"]
+    assert all(value.isfinite().all() for value in saved.values())
+
+
+def test_a_run_without_validation_leaves_its_last_network(make_run: MakeRun) -> None:
+    run = make_run()
+    parts = build_training(run)
+    parts.validator = None
+    Trainer(parts, run).train()
+    assert load_checkpoint(Path(run.output) / LAST_NAME).num_types == 5
+    assert not (Path(run.output) / BEST_NAME).exists()
+
+
+def test_the_state_of_a_run_is_no_checkpoint_and_says_where_that_is(make_run: MakeRun) -> None:
+    run = make_run()
+    train(run)
+    with pytest.raises(ValueError, match=r"use best.pt or last.pt"):
+        load_checkpoint(Path(run.output) / STATE_NAME)
+
+
+def test_layers_that_draw_give_the_same_weights_after_a_resumption(make_run: MakeRun) -> None:
+    states = []
+    for name, epochs in (("unbroken", [2]), ("broken", [1, 2])):
+        for stop in epochs:
+            run = make_run(name, phases=[PhaseSettings(epochs=2, batch_size=2, learning_rate=1e-3)])
+            run.model.encoder, run.model.num_stages = "efficientnet_b0", 4
+            trainer = Trainer(build_training(run), run)
+            while trainer.progress.epoch < stop:
+                phase = run.train.phases[0]
+                loader = iter(trainer._make_loader(2, 3, stop))
+                trainer._run_epoch(phase, loader, 3, tqdm(disable=True))
+        states.append(_state(run)["states"]["network"])
+    _assert_same(*states)
+
+
 def test_a_phase_without_gain_stops_early(make_run: MakeRun) -> None:
     run = make_run(phases=[PhaseSettings(epochs=50, batch_size=2, learning_rate=1e-12)], early_stop=2)
     train(run)
     assert _state(run)["progress"]["step"] < 50 * 3
 
 
-def test_accumulated_batches_give_the_gradient_of_their_mean(make_run: MakeRun) -> None:
-    one = make_run("one", phases=[PhaseSettings(epochs=1, batch_size=2)], accumulate=1, max_steps=2)
-    two = make_run("two", phases=[PhaseSettings(epochs=1, batch_size=2)], accumulate=2, max_steps=2)
-    for run, steps in ((one, 2), (two, 2)):
-        train(run)
-        assert _state(run)["progress"]["step"] == steps
+@pytest.mark.parametrize("accumulate", [1, 2, 3])
+def test_accumulated_batches_give_the_gradient_of_their_mean(make_run: MakeRun, accumulate: int) -> None:
+    phase = PhaseSettings(epochs=1, batch_size=1, learning_rate=0.5, schedule="constant")
+    run = make_run(phases=[phase], accumulate=accumulate, max_steps=0, ema_decay=0.0)
+    parts = build_training(run)
+    parts.num_patches = 4
+    weight = parts.network.heads["np"][3].bias
+    before = weight.detach().clone()
+    parts.loss = lambda maps, targets: (weight.sum(), {})
+    trainer = Trainer(parts, run)
+    trainer.optimizer = torch.optim.SGD([weight], lr=0.5)
+    trainer.train()
+    steps = -(-4 // accumulate)  # a short last group counts as a whole step
+    torch.testing.assert_close(weight.detach(), before - 0.5 * steps)
 
 
 def test_view_writes_a_contact_sheet(make_run: MakeRun) -> None:
