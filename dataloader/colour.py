@@ -74,23 +74,22 @@ class ColourAugment:
 
         Args:
             images: (N, 3, H, W) uint8 RGB. An empty batch gives an empty batch.
-            generator: the one source of randomness, on the images' device.
+            generator: the one source of randomness, on the CPU, so that no draw waits for the images' device.
 
         Returns:
             (N, 3, H, W) uint8 RGB in the memory format of ``images``.
 
         Raises:
-            ValueError: if ``images`` is not uint8 RGB, or ``generator`` lies on another kind of device.
+            ValueError: if ``images`` is not uint8 RGB, or ``generator`` does not lie on the CPU.
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(
                 f"images {tuple(images.shape)} {images.dtype} must be (N, 3, H, W) uint8 RGB; "
                 "augment before scaling"
             )
-        if generator.device.type != images.device.type:
+        if generator.device.type != "cpu":
             raise ValueError(
-                f"the generator on {generator.device} cannot draw for images on {images.device}; "
-                "make it with torch.Generator(images.device)"
+                f"the generator lies on {generator.device}, not on the CPU; use torch.Generator()"
             )
         pixels = images.to(torch.float32, memory_format=torch.contiguous_format)
         self._degrade(pixels, images, generator)
@@ -102,22 +101,28 @@ class ColourAugment:
         if not self.degrade:
             return
         num, device = len(images), images.device
-        is_degraded, spread, is_per_channel = torch.rand((3, num), generator=generator, device=device)
-        kind = torch.randint(_NOISE + 1 if self.noise else _NOISE, (num,), generator=generator, device=device)
-        size_index = torch.randint(len(self.blur_kernels), (2, num), generator=generator, device=device)
-        sizes = torch.tensor(self.blur_kernels, device=device)[size_index]
+        is_degraded, spread, is_per_channel = torch.rand((3, num), generator=generator)
+        kind = torch.randint(_NOISE + 1 if self.noise else _NOISE, (num,), generator=generator)
+        size_index = torch.randint(len(self.blur_kernels), (2, num), generator=generator)
+        sizes = torch.tensor(self.blur_kernels)[size_index]
         kind[is_degraded >= self.degrade] = -1
         kinds, median_sizes = torch.stack([kind, sizes[0]]).tolist()
 
         if rows := [row for row in range(num) if kinds[row] == _GAUSSIAN]:
-            pixels[rows] = blur_gaussian(pixels[rows], sizes[:, rows], max(self.blur_kernels))
+            drawn = sizes[:, rows].to(device, non_blocking=True)
+            pixels[rows] = blur_gaussian(pixels[rows], drawn, max(self.blur_kernels))
         for size in sorted(set(self.blur_kernels) - {1}):
             if rows := [row for row in range(num) if (kinds[row], median_sizes[row]) == (_MEDIAN, size)]:
                 pixels[rows] = filter_median(images[rows], size).to(pixels.dtype)
         if rows := [row for row in range(num) if kinds[row] == _NOISE]:
-            noise = torch.randn((len(rows), *pixels.shape[1:]), generator=generator, device=device)
-            noise = torch.where(_per_sample(is_per_channel[rows] < 0.5), noise, noise[:, :1])
-            pixels[rows] += noise.mul_(_per_sample(self.noise * spread[rows]))
+            seed = int(torch.randint(2**62, (1,), generator=generator))
+            on_device = torch.Generator(device).manual_seed(seed)
+            noise = torch.randn((len(rows), *pixels.shape[1:]), generator=on_device, device=device)
+            colours, deviation = torch.stack([is_per_channel[rows] < 0.5, self.noise * spread[rows]]).to(
+                device, non_blocking=True
+            )
+            noise = torch.where(_per_sample(colours > 0), noise, noise[:, :1])
+            pixels[rows] += noise.mul_(_per_sample(deviation))
 
     def _recolour(self, pixels: Tensor, generator: torch.Generator) -> None:
         """Change hue, saturation, brightness and contrast of the float32 ``pixels`` in place.
@@ -125,7 +130,7 @@ class ColourAugment:
         Unclipped, saturation, brightness and contrast commute, and so do hue and brightness. Of a random
         order of the four only this is left to draw: whether saturation, and whether contrast, precedes hue.
         """
-        draws = torch.rand((7, len(pixels)), generator=generator, device=pixels.device)
+        draws = torch.rand((7, len(pixels)), generator=generator).to(pixels.device, non_blocking=True)
         hue_turn, more_saturation, more_brightness = 2 * draws[:3] - 1
         hue_place, saturation_place, contrast_place = draws[4:]
         low, high = self.contrast

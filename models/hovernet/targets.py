@@ -41,6 +41,7 @@ def make_targets(
     output_size: int | None = None,
     *,
     legacy: bool = False,
+    max_id: int | None = None,
 ) -> Targets:
     """Encode label maps, on their device.
 
@@ -54,6 +55,7 @@ def make_targets(
         output_size: height and width in pixels of the central part that the network predicts; None for all.
         legacy: reproduce the reference's targets: centres rounded, zero one pixel to the left and above, no
             HV values for nuclei of under 30 px in the output or within 2 px of the patch's top or left edge.
+        max_id: a bound that no id exceeds, where the caller knows one; on a GPU nothing then waits for the device.
 
     Returns:
         Targets; all zero where the map holds no nucleus.
@@ -64,7 +66,7 @@ def make_targets(
     """
     _check(label_map, type_map, output_size)
     nuclei = _centre_crop(label_map, output_size) > BACKGROUND
-    keys, num_keys = _unique_keys(label_map.long())
+    keys, num_keys = _unique_keys(label_map.long(), max_id)
     keys_out = _centre_crop(keys, output_size).contiguous()
     hv = _encode_hv(keys, keys_out, num_keys, legacy=legacy)
     types = None if type_map is None else _centre_crop(type_map, output_size).long()
@@ -110,10 +112,12 @@ def _centre_crop(maps: Tensor, size: int | None) -> Tensor:
     return maps[:, top : top + size, left : left + size]
 
 
-def _unique_keys(label_map: Tensor) -> tuple[Tensor, int]:
+def _unique_keys(label_map: Tensor, max_id: int | None) -> tuple[Tensor, int]:
     """Number nuclei across the batch: (N, H, W) integer keys, 0 for background, and how many."""
     num_patches = len(label_map)
-    lowest, highest = torch.stack(label_map.aminmax()).tolist()
+    lowest, highest = (
+        (BACKGROUND, max_id) if max_id is not None else torch.stack(label_map.aminmax()).tolist()
+    )
     if lowest < BACKGROUND:
         raise ValueError(f"label_map holds {lowest}, but ids start at 1 and background is 0; relabel the map")
     num_ids = highest + 1
@@ -160,12 +164,22 @@ def _wanted_keys(keys_out: Tensor, num_keys: int, *, legacy: bool) -> Tensor:
 
 
 def _nuclear_pixels(keys: Tensor, is_wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return key, row and column, each (P,) int64, of the P pixels of wanted nuclei."""
+    """Return key, row and column, each (P,) int64, of P pixels, among them all of the wanted nuclei."""
     # index_select takes a seventh of the time of is_wanted[flat] on a CPU.
     flat = keys.flatten()
-    pixels = is_wanted.index_select(0, flat).nonzero().squeeze(1)
+    is_nuclear = is_wanted.index_select(0, flat)
+    if _is_on_host(flat):
+        pixels = is_nuclear.nonzero().squeeze(1)
+        key = flat.index_select(0, pixels)
+    else:  # nonzero would wait for the device; there all pixels cost little, unwanted ones as background
+        pixels = torch.arange(len(flat), device=flat.device)
+        key = torch.where(is_nuclear, flat, BACKGROUND)
     rows = pixels // keys.shape[2]
-    return flat.index_select(0, pixels), rows % keys.shape[1], pixels - rows * keys.shape[2]
+    return key, rows % keys.shape[1], pixels - rows * keys.shape[2]
+
+
+def _is_on_host(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
 
 
 def _count(key: Tensor, num_keys: int) -> Tensor:

@@ -41,12 +41,13 @@ class DeviceTransforms:
                 (N, H, W) uint8.
             seed: decides the colours of this batch, on any device layout and at any resumption.
         """
+        max_id = int(batch["label_map"].max())  # read on the CPU: the device is not waited for
         moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
         images = moved["image"].permute(0, 3, 1, 2)  # (N, 3, H, W); memory stays (N, H, W, 3)
         if not self.channels_last:
             images = images.contiguous()
         if self.colour is not None:
-            images = self.colour(images, torch.Generator(self.device).manual_seed(seed))
+            images = self.colour(images, torch.Generator().manual_seed(seed))
         types = moved["type_map"] if self.has_types else None
-        targets = make_targets(moved["label_map"], types, self.output_size, legacy=self.legacy)
+        targets = make_targets(moved["label_map"], types, self.output_size, legacy=self.legacy, max_id=max_id)
         return images, targets

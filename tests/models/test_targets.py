@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.hovernet import targets
 from models.hovernet.channels import HORIZONTAL, VERTICAL
 from models.hovernet.targets import make_targets, split_pieces
 
@@ -195,6 +196,29 @@ def test_pieces_of_one_id_become_nuclei_of_their_own():
 
 def test_touching_ids_stay_apart_and_diagonals_do_not_connect():
     np.testing.assert_array_equal(split_pieces(np.array([[3, 4], [4, 3]], np.uint8)), [[1, 2], [3, 4]])
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_the_way_that_never_waits_for_a_device_gives_the_same_numbers(legacy, monkeypatch):
+    label_maps = torch.from_numpy(np.stack([blobs(seed=seed) for seed in range(3)]))
+    expected = make_targets(label_maps, output_size=60, legacy=legacy)
+    monkeypatch.setattr(targets, "_is_on_host", lambda tensor: False)
+    found = make_targets(label_maps, output_size=60, legacy=legacy, max_id=int(label_maps.max()) + 5)
+    torch.testing.assert_close(found.hv, expected.hv, rtol=0, atol=0)
+    assert torch.equal(found.nuclei, expected.nuclei)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_nothing_waits_for_the_device():
+    label_maps = torch.from_numpy(np.stack([blobs(seed=seed) for seed in range(3)]))
+    highest, on_device = int(label_maps.max()), label_maps.cuda()
+    make_targets(on_device, output_size=60, max_id=highest)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        make_targets(on_device, output_size=60, max_id=highest)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.gpu
