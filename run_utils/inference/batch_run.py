@@ -131,6 +131,7 @@ class _Run:
         self.output_dir = output_dir
         facts = predictor.network.facts
         self.mpp: float | None = facts.mpp
+        self._has_said_mpp = False
         num_types = predictor.num_types
         self.types = None if num_types is None else name_types(facts.types, num_types)
 
@@ -173,9 +174,10 @@ class _Run:
 
     def _working_mpp(self, slide: Slide) -> float | None:
         """Return the µm/px to read at; None reads level 0 as it is."""
+        if slide.mpp is None and not self._has_said_mpp:
+            logger.info("images that do not say their µm/px are taken as the network's, %s", self.mpp)
+            self._has_said_mpp = True
         if self.mpp is None or slide.mpp is None:
-            if slide.mpp is None:
-                logger.info("%s does not say its µm/px: taken as the network's, %s", slide.path, self.mpp)
             return None
         return None if abs(slide.mpp / self.mpp - 1) <= MPP_TOLERANCE else self.mpp
 

@@ -79,3 +79,11 @@ def test_a_folder_without_images_ends_in_one_line(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert "holds no image" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_the_readme_names_nothing_that_is_not_there() -> None:
+    text = (ROOT / "README.md").read_text()
+    links = re.findall(r"\]\(([^)#]+)\)", text)
+    assert links
+    assert [link for link in links if not link.startswith("http") and not (ROOT / link).exists()] == []
+    assert "_TABLE" not in text
