@@ -1,6 +1,6 @@
 """Write tile.npz: a tile of the sample slide and what the shipped model makes of it.
 
-Run ``python -m tests.golden.make_tile`` only where the shipped model changes, and look at the overlay of `make demo` first.
+Run ``python -m tests.golden.make_tile`` only where the shipped model changes, after a look at its overlay.
 """
 
 from __future__ import annotations
