@@ -122,7 +122,7 @@ def test_an_unknown_kind_of_types_lists_the_known_ones(root: Path) -> None:
         ({"inst_map": np.ones((40, 50, 2))}, {}, "an .H, W. map of numbers is needed"),
         ({"inst_map": "a text"}, {}, "an .H, W. map of numbers is needed"),
         ({"type_map": np.full((40, 50), 8)}, {}, "holds type 8, but types=raw has 0..7"),
-        ({"type_map": np.full((40, 50), 6)}, {"types": "merged"}, "holds type 6, .* set types=raw"),
+        ({"type_map": np.full((40, 50), 6)}, {"types": "merged"}, "holds type 6, .* set data.types=raw"),
     ],
 )
 def test_malformed_labels_name_file_and_fault(root: Path, changes: Any, options: Any, message: str) -> None:
