@@ -4,24 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from config.checks import check_choice, check_not_negative, check_positive
+
 MISSING = "???"  # OmegaConf's mark for a value that the user must give
-
-
-def _choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}={value} is not known; use one of: {', '.join(map(str, choices))}")
-
-
-def _not_negative(group: str, **values: float) -> None:
-    for name, value in values.items():
-        if value < 0:
-            raise ValueError(f"{group}.{name}={value} must be 0 or more")
-
-
-def _positive(**values: float) -> None:
-    for name, value in values.items():
-        if value <= 0:
-            raise ValueError(f"{name}={value} must be greater than 0")
 
 
 @dataclass
@@ -48,8 +33,8 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         """Check what no single field can say."""
-        _not_negative("data", num_validation=self.num_validation)
-        _choice("data.types", self.types, ("auto", "merged", "raw"))
+        check_not_negative("data", num_validation=self.num_validation)
+        check_choice("data.types", self.types, ("auto", "merged", "raw"))
 
 
 @dataclass
@@ -74,8 +59,8 @@ class ExtractSettings:
 
     def __post_init__(self) -> None:
         """Check what no single field can say."""
-        _choice("border", self.border, ("mirror", "valid"))
-        _positive(patch_size=self.patch_size, patch_step=self.patch_step)
+        check_choice("border", self.border, ("mirror", "valid"))
+        check_positive(patch_size=self.patch_size, patch_step=self.patch_step)
         if self.patch_step > self.patch_size:
             raise ValueError(
                 f"patch_step={self.patch_step} is larger than patch_size={self.patch_size} and would leave "
@@ -142,7 +127,7 @@ class AugmentationSettings:
 
     def __post_init__(self) -> None:
         """Check what no single field can say."""
-        _choice("augmentation.crop", self.crop, ("centre", "random"))
+        check_choice("augmentation.crop", self.crop, ("centre", "random"))
         for name in ("scale", "contrast"):
             values = getattr(self, name)
             if len(values) != 2 or not 0 < values[0] <= values[1]:
@@ -189,10 +174,10 @@ class PhaseSettings:
 
     def __post_init__(self) -> None:
         """Check what no single field can say."""
-        _choice("train.phases.schedule", self.schedule, ("constant", "step", "cosine"))
-        _positive(epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate)
-        _positive(step_epochs=self.step_epochs, step_factor=self.step_factor)
-        _not_negative("train.phases", warmup_steps=self.warmup_steps)
+        check_choice("train.phases.schedule", self.schedule, ("constant", "step", "cosine"))
+        check_positive(epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate)
+        check_positive(step_epochs=self.step_epochs, step_factor=self.step_factor)
+        check_not_negative("train.phases", warmup_steps=self.warmup_steps)
 
 
 @dataclass
@@ -268,12 +253,14 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         """Check what no single field can say."""
-        _choice("train.optimizer", self.optimizer, ("adam", "adamw"))
-        _choice("train.precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
-        _positive(accumulate=self.accumulate, log_every=self.log_every, validate_every=self.validate_every)
+        check_choice("train.optimizer", self.optimizer, ("adam", "adamw"))
+        check_choice("train.precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
+        check_positive(
+            accumulate=self.accumulate, log_every=self.log_every, validate_every=self.validate_every
+        )
         if not self.phases:
             raise ValueError("train.phases=[] leaves nothing to train; give at least one phase")
-        _not_negative(
+        check_not_negative(
             "train",
             clip_norm=self.clip_norm,
             weight_decay=self.weight_decay,
@@ -301,7 +288,6 @@ class TrainingRun:
         seed: of weights, order, geometry and colour.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         view: write a contact sheet of augmented patches and their targets to the output folder, and stop.
-        experiment: name of a recipe in config/experiment.
     """
 
     data: DataSettings = field(default_factory=DataSettings)
@@ -315,8 +301,8 @@ class TrainingRun:
 
     def __post_init__(self) -> None:
         """Check what no single field can say."""
-        _choice("model.name", self.model.name, ("HoVerNet", "HoVerNetLite"))
-        _choice("model.mode", self.model.mode, ("original", "fast"))
+        check_choice("model.name", self.model.name, ("HoVerNet", "HoVerNetLite"))
+        check_choice("model.mode", self.model.mode, ("original", "fast"))
         if not self.model.decoder_channels:
             raise ValueError(
                 "model.decoder_channels=[] leaves no decoder; give channels, such as [48, 64, 128]"
@@ -374,9 +360,9 @@ class InferSettings:
 
     def __post_init__(self) -> None:
         """Check what no single field can say."""
-        _choice("normalisation", self.normalisation, ("window_free", "reference"))
-        _choice("precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
-        _positive(region_size=self.region_size)
+        check_choice("normalisation", self.normalisation, ("window_free", "reference"))
+        check_choice("precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
+        check_positive(region_size=self.region_size)
         if not self.outputs:
             raise ValueError("outputs=[] leaves nothing to write; name at least one, such as outputs=[json]")
         if self.mpp < 0 or self.halo < 0 or self.window < 0 or self.batch_size < 0:
@@ -410,5 +396,5 @@ class EvaluateSettings:
 
     def __post_init__(self) -> None:
         """Check what no single field can say."""
-        _choice("mode", self.mode, ("instance", "type"))
-        _positive(radius=self.radius)
+        check_choice("mode", self.mode, ("instance", "type"))
+        check_positive(radius=self.radius)
