@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 import torch
 
 from benchmarks.plain import plain_label_map, plain_nuclei
+from benchmarks.timing import median_ms
 from models.hovernet.postprocess import NORMALISATIONS, decode
 from models.hovernet.targets import make_targets
-
-Result = TypeVar("Result")
 
 
 def main() -> None:
@@ -62,16 +57,6 @@ def touching_nuclei(size: int, rows: int, seed: int = 0) -> tuple[np.ndarray, np
     hv = targets.hv[0].numpy() + rng.normal(scale=0.05, size=(2, size, size)).astype(np.float32)
     types = rng.dirichlet(np.ones(5), (size, size)).astype(np.float32)
     return targets.nuclei[0].numpy().astype(np.float32), hv, np.ascontiguousarray(types.transpose(2, 0, 1))
-
-
-def median_ms(function: Callable[[], Result], repeats: int) -> tuple[float, Result]:
-    """Return the median time of ``repeats`` calls in milliseconds, and what the last gave."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        result = function()
-        times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times), result
 
 
 def same_nuclei(first: np.ndarray, second: np.ndarray) -> bool:

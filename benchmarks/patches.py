@@ -8,8 +8,8 @@ random patch out of the page cache. Then the warp of a patch to the network's in
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,6 +20,7 @@ import albumentations as A
 import cv2
 import numpy as np
 
+from benchmarks.timing import median_ms
 from dataloader.annotations import open_annotations
 from dataloader.augment import Geometry, GeometrySettings, crop_centre
 from dataloader.patches import Patch, PatchStore
@@ -114,13 +115,8 @@ def compare_warps(patch: Patch, num_warps: int) -> None:
 
 def time_ms(call: Callable[[int], object], values: list[int]) -> float:
     """Return the median time in ms of the call for each value, after one that is not counted."""
-    call(values[0])
-    times = []
-    for value in values:
-        start = time.perf_counter()
-        call(value)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times) * 1e3
+    upcoming = itertools.cycle(values)
+    return median_ms(lambda: call(next(upcoming)), len(values))[0]
 
 
 if __name__ == "__main__":

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from benchmarks.timing import median_ms
 from metrics.overlap import Overlap
 from metrics.segmentation import aji, aji_plus, dice2, panoptic_quality
 from run_utils.label_files import read_label_map
@@ -37,8 +35,8 @@ def main() -> None:
     print(f"PQ + AJI + AJI+ + DICE2 of one image, median ms; {os.cpu_count()} CPU cores")
     for name, true in maps.items():
         predicted = disturb(true, np.random.default_rng(1))
-        ours_ms, ours = time_ms(lambda: fast_scores(true, predicted), arguments.repeats)  # noqa: B023
-        slow_ms, slow = time_ms(lambda: slow_scores(true, predicted), arguments.slow_repeats)  # noqa: B023
+        ours_ms, ours = median_ms(lambda: fast_scores(true, predicted), arguments.repeats)  # noqa: B023
+        slow_ms, slow = median_ms(lambda: slow_scores(true, predicted), arguments.slow_repeats)  # noqa: B023
         assert all(np.isclose(ours[key], slow[key]) for key in slow), (ours, slow)
         num_nuclei = len(np.unique(true)) - 1
         print(
@@ -118,17 +116,6 @@ def disturb(label_map: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     merged = np.flatnonzero(rng.random(len(ids)) < 0.1)
     new_ids[merged] = new_ids[np.maximum(merged - 1, 0)]
     return np.roll(new_ids[np.searchsorted(ids, label_map)], (2, 1), axis=(0, 1))
-
-
-def time_ms(run: Callable[[], Scores], repeats: int) -> tuple[float, Scores]:
-    """Return the median time of ``run`` in ms, after one run that is not counted, and its result."""
-    result = run()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return 1000 * statistics.median(seconds), result
 
 
 if __name__ == "__main__":

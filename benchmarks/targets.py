@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from benchmarks.decode import median_ms
 from benchmarks.plain import plain_hv
+from benchmarks.timing import median_ms
 from models.hovernet.targets import make_targets
 
 PATCH_SIZE, OUTPUT_SIZE = 540, 164
