@@ -4,10 +4,13 @@ BIN := .venv/bin
 READY := .venv/.ready
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: demo test check format constraints clean
+.PHONY: demo view test check format constraints clean
 
 demo: $(READY)  ## nuclei on a real H&E slide region, with the model that ships
-	$(BIN)/python run_infer.py input=samples/CMU-1-Small-Region.svs output=outputs/demo outputs=[overlay,qupath,json] overwrite=true
+	$(BIN)/python run_infer.py input=samples/CMU-1-Small-Region.svs output=outputs/demo outputs=[picture,qupath,json,store] overwrite=true
+
+view: demo  ## look at the demo's nuclei in the browser, until Ctrl-C
+	$(BIN)/python -m run_utils.viewer samples/CMU-1-Small-Region.svs outputs/demo/store/CMU-1-Small-Region.db --open
 
 test: $(READY) check  ## everything that CI runs
 	$(BIN)/python -m pytest

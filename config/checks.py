@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+MISSING = "???"  # OmegaConf's mark for a value that the user must give
+
 
 def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
     """Raise ValueError unless `value` is one of `choices`, which the message lists."""

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from config.checks import check_choice, check_not_negative, check_positive
+from config.checks import MISSING, check_choice, check_not_negative, check_positive
+from config.inference import EvaluateSettings, InferSettings
 
-MISSING = "???"  # OmegaConf's mark for a value that the user must give
+__all__ = [
+    "AugmentationSettings",
+    "DataSettings",
+    "EvaluateSettings",
+    "ExtractSettings",
+    "InferSettings",
+    "LossWeights",
+    "ModelSettings",
+    "PhaseSettings",
+    "TrainSettings",
+    "TrainingRun",
+]
 
 
 @dataclass
@@ -311,90 +323,3 @@ class TrainingRun:
             raise ValueError(
                 "train.class_weights weigh types, but model.has_types=false; drop one of the two"
             )
-
-
-@dataclass
-class InferSettings:
-    """`run_infer.py`: images to nuclei.
-
-    Attributes:
-        input: an image, or a folder of images.
-        output: folder for the results; each image's outputs carry its name.
-        checkpoint: ours, or an official HoVer-Net `.tar`.
-        outputs: what to write, by name: json, mat, overlay, qupath, npy.
-        mpp: µm/px of the input's level 0, where the file does not say it or is wrong; 0 trusts the file.
-        window: largest side of the network's input in pixels; 0 chooses by network and device.
-        published_windows: use the published windows (256 → 164, 270 → 80) instead, for comparison.
-        batch_size: windows a batch; 0 chooses by device.
-        region_size: side in pixels of the region that is decoded at once.
-        halo: pixels around a region's core that are decoded with it: half the largest nucleus, and 15 that its
-            gradients reach.
-        normalisation: of the HV gradients: `window_free`, or `reference` (min–max over the region).
-        nuclei_threshold: probability from which a pixel belongs to a nucleus.
-        marker_threshold: gradient strength, 0..1, below which a nuclear pixel marks a nucleus's inside.
-        min_size: smallest nucleus in pixels.
-        precision: `fp32`, `bf16` or `fp16`; `auto` takes bf16 where the device is fast with it.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        dots: mark centroids in the overlay.
-        overwrite: predict images anew whose outputs are there.
-    """
-
-    input: str = MISSING
-    output: str = MISSING
-    checkpoint: str = MISSING
-    outputs: list[str] = field(default_factory=lambda: ["json", "overlay"])
-    mpp: float = 0.0
-    window: int = 0
-    published_windows: bool = False
-    batch_size: int = 0
-    region_size: int = 2048
-    halo: int = 96
-    normalisation: str = "window_free"
-    nuclei_threshold: float = 0.5
-    marker_threshold: float = 0.4
-    min_size: int = 10
-    precision: str = "auto"
-    device: str = "auto"
-    dots: bool = False
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        """Check what no single field can say."""
-        check_choice("normalisation", self.normalisation, ("window_free", "reference"))
-        check_choice("precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
-        check_positive(region_size=self.region_size)
-        if not self.outputs:
-            raise ValueError("outputs=[] leaves nothing to write; name at least one, such as outputs=[json]")
-        if self.mpp < 0 or self.halo < 0 or self.window < 0 or self.batch_size < 0:
-            raise ValueError("mpp, halo, window and batch_size must be 0 or more")
-        if self.published_windows and self.window:
-            raise ValueError(f"window={self.window} contradicts published_windows=true; give one of the two")
-
-
-@dataclass
-class EvaluateSettings:
-    """`compute_stats.py`: predictions beside the truth, to scores.
-
-    Attributes:
-        true: folder of true label maps (mat, npy, png, tif).
-        predicted: folder of predicted ones; files pair by name without extension.
-        mode: `instance` (DICE1, DICE2, AJI, AJI+, DQ, SQ, PQ) or `type` (F_d, accuracy, F_c).
-        output: folder for stats.csv and stats.json; where empty, the folder of the predictions.
-        radius: farthest distance in pixels between two centroids of a pair: 12 at 40x, 6 at 20x.
-        type_names: names of the types in order, background first; empty numbers them.
-        merge_types: what each type of the truth counts as, in order, background first, where it has more types
-            than the prediction: [0,1,2,3,3,4,4,4] for CoNSeP's raw seven; empty leaves them.
-    """
-
-    true: str = MISSING
-    predicted: str = MISSING
-    mode: str = "instance"
-    output: str = ""
-    radius: float = 12.0
-    type_names: list[str] = field(default_factory=list)
-    merge_types: list[int] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        """Check what no single field can say."""
-        check_choice("mode", self.mode, ("instance", "type"))
-        check_positive(radius=self.radius)

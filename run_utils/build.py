@@ -21,8 +21,8 @@ from models.hovernet.network import HoVerNet
 from models.hovernet.targets import split_pieces
 from models.nuclei import NucleusType
 from run_utils.devices import resolve_device, resolve_precision, usable_cpus
-from run_utils.inference.pipeline import CPU_WINDOW, GPU_WINDOW, Plan
-from run_utils.inference.predictors import TorchPredictor
+from run_utils.inference.plan import CPU_WINDOW, GPU_WINDOW, Plan
+from run_utils.inference.predictors import OverlappingPredictor, Predictor, TorchPredictor
 from run_utils.outputs import default_colours
 from run_utils.training.device_transforms import DeviceTransforms
 from run_utils.training.trainer import TrainingParts
@@ -31,7 +31,13 @@ from run_utils.training.validation import Validator
 logger = logging.getLogger(__name__)
 
 MAX_WORKERS = 8
-GPU_BATCH = 4  # windows
+GPU_BYTES_A_WINDOW = 8 * 2**30  # of the largest network at the default window, with room to spare
+MAX_GPU_BATCH = 8
+MAX_READ_WORKERS = 4
+MAX_DECODE_WORKERS = {
+    "cuda": 8,
+    "cpu": 2,
+}  # each holds a region's maps; on a CPU the network is what takes time
 MATCH_RADIUS_UM = 3.0  # the published 12 px at 0.25 µm/px
 
 
@@ -182,27 +188,28 @@ def _build_validator(
     return Validator(store, types, device=device, dtype=dtype, plan=plan, radius=radius)
 
 
-def build_predictor(settings: InferSettings) -> TorchPredictor:
+def build_predictor(settings: InferSettings) -> Predictor:
     """Return what turns tiles into maps, from a checkpoint, on the device of choice."""
     network = load_checkpoint(settings.checkpoint)
     device = resolve_device(settings.device)
     network = network.to(memory_format=torch.channels_last)
-    return TorchPredictor(network, device, resolve_precision(settings.precision, device))
+    predictor = TorchPredictor(network, device, resolve_precision(settings.precision, device))
+    return OverlappingPredictor(predictor, settings.overlap) if settings.overlap else predictor
 
 
 def _default_window(device: torch.device) -> int:
     return GPU_WINDOW if device.type == "cuda" else CPU_WINDOW
 
 
-def build_plan(settings: InferSettings, predictor: TorchPredictor) -> Plan:
-    """Return how images are cut up and decoded, sized to the device where the settings leave it open."""
-    is_gpu = predictor.device.type == "cuda"
-    window = settings.window or _default_window(predictor.device)
+def build_plan(settings: InferSettings, predictor: Predictor) -> Plan:
+    """Return how images are cut up and worked on, sized to device and CPUs where the settings leave it open."""
+    device = resolve_device(settings.device)
+    window = settings.window or _default_window(device)
     if settings.published_windows:
         window = predictor.geometry.published
     return Plan(
         window=window,
-        batch_size=settings.batch_size or (GPU_BATCH if is_gpu else 1),
+        batch_size=settings.batch_size or _default_batch(device),
         region_size=settings.region_size,
         halo=settings.halo,
         is_exact=settings.published_windows,
@@ -212,4 +219,19 @@ def build_plan(settings: InferSettings, predictor: TorchPredictor) -> Plan:
             "marker_threshold": settings.marker_threshold,
             "min_size": settings.min_size,
         },
+        read_workers=_num_workers(settings.read_workers, MAX_READ_WORKERS),
+        decode_workers=_num_workers(settings.decode_workers, MAX_DECODE_WORKERS[device.type]),
     )
+
+
+def _default_batch(device: torch.device) -> int:
+    """Return how many windows a device takes at once: on a CPU one is fastest; a GPU is filled, not crammed."""
+    if device.type != "cuda":
+        return 1
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return min(max(memory // GPU_BYTES_A_WINDOW, 1), MAX_GPU_BATCH)
+
+
+def _num_workers(setting: int, most: int) -> int:
+    """Return how many threads a stage gets: what the setting says, or one a CPU up to `most`."""
+    return min(usable_cpus(), most) if setting < 0 else setting

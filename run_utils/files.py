@@ -9,9 +9,12 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path` to write to; it takes the name where the block ends without error."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
+    """Give a temporary path to write to; it takes the name `path` where the block ends without error.
+
+    The temporary path lies beside `path`, unless one on the same file system is given.
+    """
+    temporary = temporary or path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         temporary.replace(path)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
+import sys
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -9,8 +13,11 @@ import torch
 
 from models.hovernet.channels import NUCLEUS
 from models.hovernet.checkpoint import Network
+from models.hovernet.facts import ModelFacts
 from models.hovernet.geometry import Geometry
 from models.hovernet.network import HoverMaps
+
+logger = logging.getLogger(__name__)
 
 
 class ProbabilityMaps(NamedTuple):
@@ -33,10 +40,12 @@ class Predictor(Protocol):
     Attributes:
         geometry: which tile sizes fit, and what comes back.
         num_types: number of types, background counted; None for a network without types.
+        facts: what the network knows of its types and resolution.
     """
 
     geometry: Geometry
     num_types: int | None
+    facts: ModelFacts
 
     def predict(self, tiles: np.ndarray) -> ProbabilityMaps:
         """Return the maps of (N, H, W, 3) uint8 RGB tiles, each side less by the geometry's margin."""
@@ -55,32 +64,43 @@ class TorchPredictor:
         self.network = network.to(device).eval()
         self.geometry: Geometry = network.geometry
         self.num_types: int | None = network.num_types
+        self.facts: ModelFacts = network.facts
         self.device = device
         self.dtype = dtype
+        self.largest_batch = sys.maxsize
 
     def predict(self, tiles: np.ndarray) -> ProbabilityMaps:
         """Return the maps of (N, H, W, 3) uint8 RGB tiles, each side less by the geometry's margin.
 
-        Where the device's memory is short, the batch is halved until it fits.
+        Where the device's memory is short, the batch is halved until it fits, and stays so.
 
         Raises:
             MemoryError: where not even one tile fits.
         """
-        try:
-            return self._predict(tiles)
-        except torch.OutOfMemoryError as error:
-            if len(tiles) == 1:
-                raise MemoryError(
-                    f"a window of {tiles.shape[1]}x{tiles.shape[2]} px does not fit into the memory of "
-                    f"{self.device}; set window= to a smaller size"
-                ) from error
-        half = len(tiles) // 2
-        first, second = self.predict(tiles[:half]), self.predict(tiles[half:])
-        types = None
-        if first.types is not None and second.types is not None:
-            types = np.concatenate([first.types, second.types])
-        nuclei, hv = (np.concatenate(pair) for pair in zip(first[:2], second[:2], strict=True))
-        return ProbabilityMaps(nuclei, hv, types)
+        parts: list[ProbabilityMaps] = []
+        done = 0
+        while done < len(tiles):
+            batch = tiles[done : done + self.largest_batch]
+            try:
+                parts.append(self._predict(batch))
+                done += len(batch)
+            except torch.OutOfMemoryError as error:
+                self._halve(batch, error)
+        return parts[0] if len(parts) == 1 else _join(parts)
+
+    def _halve(self, batch: np.ndarray, error: torch.OutOfMemoryError) -> None:
+        num_tiles, height, width = batch.shape[:3]
+        if num_tiles == 1:
+            raise MemoryError(
+                f"a window of {height}x{width} px does not fit into the memory of {self.device}; "
+                "set window= to a smaller size"
+            ) from error
+        self.largest_batch = num_tiles // 2
+        logger.warning(
+            "out of memory on %s: goes on with %d windows a batch", self.device, self.largest_batch
+        )
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _predict(self, tiles: np.ndarray) -> ProbabilityMaps:
         images = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2)  # (N, 3, H, W), channels last
@@ -90,8 +110,44 @@ class TorchPredictor:
         return to_probabilities(maps)
 
 
+class OverlappingPredictor:
+    """Cuts the margins of another predictor's maps, so that its windows overlap by more than they must.
+
+    Args:
+        predictor: gives the maps.
+        overlap: least pixels by which neighbouring windows overlap.
+
+    """
+
+    def __init__(self, predictor: Predictor, overlap: int) -> None:
+        self.predictor = predictor
+        self.num_types = predictor.num_types
+        self.facts = predictor.facts
+        geometry = predictor.geometry
+        self.edge = -(-max(overlap - geometry.margin, 0) // 2)  # cut on each side
+        margin = geometry.margin + 2 * self.edge
+        smallest = geometry.input_size_for(1 + 2 * self.edge)
+        self.geometry = dataclasses.replace(
+            geometry, margin=margin, smallest=max(geometry.smallest, smallest)
+        )
+
+    def predict(self, tiles: np.ndarray) -> ProbabilityMaps:
+        """Return the maps of (N, H, W, 3) uint8 RGB tiles, each side less by the wider margin."""
+        maps = self.predictor.predict(tiles)
+        height, width = maps.nuclei.shape[-2:]
+        inner = (..., slice(self.edge, height - self.edge), slice(self.edge, width - self.edge))
+        types = None if maps.types is None else maps.types[inner]
+        return ProbabilityMaps(maps.nuclei[inner], maps.hv[inner], types)
+
+
 def to_probabilities(maps: HoverMaps) -> ProbabilityMaps:
     """Return a network's raw outputs as arrays of probabilities on the host."""
     nuclei = maps.nuclei.float().softmax(dim=1)[:, NUCLEUS]
     types = None if maps.types is None else maps.types.float().softmax(dim=1).cpu().numpy()
     return ProbabilityMaps(nuclei.cpu().numpy(), maps.hv.float().cpu().numpy(), types)
+
+
+def _join(parts: Sequence[ProbabilityMaps]) -> ProbabilityMaps:
+    nuclei, hv = (np.concatenate(column) for column in ([p.nuclei for p in parts], [p.hv for p in parts]))
+    types = [part.types for part in parts if part.types is not None]
+    return ProbabilityMaps(nuclei, hv, np.concatenate(types) if types else None)

@@ -19,7 +19,9 @@ from models.hovernet.checkpoint import Network
 from models.hovernet.postprocess import decode
 from models.nuclei import Nuclei, NucleusType
 from run_utils.evaluation import match_types, score_pair, score_types
-from run_utils.inference.pipeline import Plan, infer_image, predict_region
+from run_utils.inference.maps import predict_region
+from run_utils.inference.pipeline import infer_image
+from run_utils.inference.plan import Plan
 from run_utils.inference.predictors import TorchPredictor
 from run_utils.label_files import TypedCentroids, typed_centroids
 from run_utils.training.contact_sheet import hv_to_rgb, outline, stack_panels, types_to_rgb

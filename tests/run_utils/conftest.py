@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from config.schema import (
     AugmentationSettings,
@@ -16,10 +17,29 @@ from config.schema import (
     TrainSettings,
 )
 from dataloader.annotations import open_annotations
+from models.hovernet.checkpoint import save_checkpoint
+from models.hovernet.lite import HoVerNetLite
+from models.nuclei import NucleusType
 from run_utils.extraction import extract_patches, plan_stores
 from tests.drawing import write_tissue
 
 MakeRun = Callable[..., TrainingRun]
+
+TYPES = [
+    NucleusType("background", (0, 0, 0)),
+    NucleusType("round", (255, 0, 0)),
+    NucleusType("long", (0, 0, 255)),
+]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network of random weights, always the same, with three types."""
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
+    torch.manual_seed(0)
+    network = HoVerNetLite(num_types=3, num_stages=2, decoder_channels=[8], margin=0)
+    save_checkpoint(network, path, types=TYPES, mpp=0.25)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -11,27 +11,9 @@ import pytest
 from PIL import Image
 
 from config.schema import InferSettings
-from models.hovernet.checkpoint import save_checkpoint
-from models.hovernet.lite import HoVerNetLite
-from models.nuclei import NucleusType
 from run_utils.inference.batch_run import find_images, infer_all
 from run_utils.outputs import WRITERS, output_path
 from tests.drawing import draw_pairs, paint_tissue
-
-TYPES = [
-    NucleusType("background", (0, 0, 0)),
-    NucleusType("round", (255, 0, 0)),
-    NucleusType("long", (0, 0, 255)),
-]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
-    network = HoVerNetLite(num_types=3, num_stages=2, decoder_channels=[8], margin=0)
-    save_checkpoint(network, path, types=TYPES, mpp=0.25)
-    return path
-
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:

@@ -20,7 +20,7 @@ QUICK = {
         "train.max_steps=2", "train.phases=[{epochs: 1, batch_size: 2}]", "train.input_size=64",
         "model.num_stages=3", "model.decoder_channels=[8]", "train.num_workers=0",
     ],
-    "run_infer.py": [],
+    "run_infer.py": ["regions=0,0,900,900"],
     "compute_stats.py": [],
 }  # fmt: skip
 

@@ -1,0 +1,155 @@
+"""Print time, memory and disk that whole slides take: ``python -m benchmarks.slide``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from tabulate import tabulate
+
+from benchmarks.slides import SAMPLE, TILE, sample_tissue, spread, write_pyramid
+
+ROOT = SAMPLE.parents[1]
+OUTPUTS = ("json", "geojson", "parquet", "store", "label", "overlay", "thumb", "mask")
+MPP = 0.25
+LIMIT_GIB = 4.0
+PAUSE_S = 0.05
+
+
+@dataclass
+class Watched:
+    """What a process and its children took, at most.
+
+    Attributes:
+        seconds: wall time.
+        peak_gib: resident memory of all of them together.
+        largest_mb: largest file seen in the output folder at any time.
+        stages: the table that the run prints.
+    """
+
+    seconds: float
+    peak_gib: float
+    largest_mb: float
+    stages: str
+
+
+def main() -> None:
+    """Run `run_infer.py` on the sample, on a pyramid of it and on a large synthetic slide, one by one."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--side", type=int, default=60_000, help="of the synthetic slide, level-0 px")
+    parser.add_argument("--share", type=float, default=0.05, help="of it that is tissue, 0..1")
+    parser.add_argument("--only", choices=["sample", "pyramid", "synthetic"], help="run one of the three")
+    arguments = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        tissue = sample_tissue(MPP)
+        for name in [arguments.only] if arguments.only else ["sample", "pyramid", "synthetic"]:
+            path = _make(name, Path(folder), tissue, arguments.side, arguments.share)
+            output = Path(folder) / f"{name}-out"
+            watched = watch(path, output)
+            rows.append(_row(name, path, output, watched))
+            print(watched.stages, flush=True)
+            print(tabulate(rows, HEADINGS, floatfmt=".2f"), flush=True)
+            if watched.peak_gib >= LIMIT_GIB:
+                raise SystemExit(f"{name} took {watched.peak_gib:.2f} GiB, more than {LIMIT_GIB}")
+
+
+HEADINGS = (
+    "slide",
+    "level-0 px",
+    "tissue mm²",
+    "nuclei",
+    "seconds",
+    "s/mm²",
+    "peak GiB",
+    "slide MB",
+    "largest output MB",
+    "largest file ever MB",
+)
+
+
+def _make(name: str, folder: Path, tissue: object, side: int, share: float) -> Path:
+    """Return a slide's path, written where it is not the sample itself."""
+    path = folder / f"{name}.tif"
+    height, width = tissue.shape[:2]  # type: ignore[attr-defined]
+    if name == "sample":
+        return SAMPLE
+    if name == "pyramid":
+        whole = -(-max(height, width) // TILE) * TILE
+        write_pyramid(path, whole, tissue, [(0, 0)], mpp=MPP, downsamples=(1, 2, 4, 8))  # type: ignore[arg-type]
+    else:
+        write_pyramid(path, side, tissue, spread(side, (height, width), share), mpp=MPP)  # type: ignore[arg-type]
+    return path
+
+
+def watch(slide: Path, output: Path) -> Watched:
+    """Run the command on a slide; return what it took, sampled every 50 ms."""
+    command = [sys.executable, "run_infer.py", f"input={slide}", f"output={output}"]
+    command += [f"outputs=[{','.join(OUTPUTS)}]"]
+    start = time.perf_counter()
+    process = psutil.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    peak, largest = 0, 0
+    while process.poll() is None:
+        peak = max(peak, sum(map(_resident, _family(process))))
+        largest = max(largest, _largest_file(output))
+        time.sleep(PAUSE_S)
+    printed = process.stdout.read()
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}: {printed}")
+    stages = re.search(r"^stage.*", printed, re.MULTILINE | re.DOTALL)
+    return Watched(
+        time.perf_counter() - start, peak / 2**30, largest / 1e6, stages.group() if stages else printed
+    )
+
+
+def _family(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss)
+    except psutil.NoSuchProcess:
+        return 0
+
+
+def _largest_file(folder: Path) -> int:
+    sizes = [0]
+    for path in folder.rglob("*"):
+        try:
+            sizes.append(path.stat().st_size)
+        except FileNotFoundError:  # renamed between the two calls
+            continue
+    return max(sizes)
+
+
+def _row(name: str, slide: Path, output: Path, watched: Watched) -> tuple[object, ...]:
+    (status,) = json.loads((output / "run.json").read_text())["slides"].values()
+    outputs = [path.stat().st_size for path in output.rglob("*") if path.is_file()]
+    return (
+        name,
+        f"{status['num_pixels'] / 1e6:,.0f} M",
+        status["mm2"],
+        status["num_nuclei"],
+        watched.seconds,
+        watched.seconds / status["mm2"],
+        watched.peak_gib,
+        slide.stat().st_size / 1e6,
+        max(outputs) / 1e6,
+        watched.largest_mb,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Settings of the commands that use a network: inference, and the scores of its results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from config.checks import MISSING, check_choice, check_positive
+
+
+@dataclass
+class InferSettings:
+    """`run_infer.py`: images and slides to nuclei.
+
+    Attributes:
+        input: an image or slide, or a folder of them.
+        output: folder for the results; each slide's outputs carry its name.
+        checkpoint: ours, or an official HoVer-Net `.tar`.
+        outputs: what to write, by name: json, geojson, qupath, parquet, store, label, overlay, thumb, mask; and of
+            images that fit into memory mat, npy, picture.
+        mpp: µm/px of the input's level 0, where the file does not say it or is wrong; 0 trusts the file.
+        reader: of slides: auto, image, tiff, openslide or cucim.
+        tissue: look for tissue, and only there, in slides of 2048² px or more.
+        mask: mask image of your own instead, not 0 where to look, or a folder with one for each slide, by name.
+        mask_pixel_limit: most pixels of the low-power picture in which tissue is looked for.
+        regions: look only there: boxes `x,y,width,height` in level-0 px, joined by `;`, or a QuPath GeoJSON file.
+        window: largest side of the network's input in pixels; 0 chooses by network and device.
+        published_windows: use the published windows (256 → 164, 270 → 80) instead, for comparison.
+        overlap: least pixels by which neighbouring windows overlap; 0 takes the network's own margin.
+        batch_size: windows a batch; 0 chooses by device; halved where the device's memory is short.
+        region_size: side in pixels of the region that is decoded at once.
+        halo: pixels around a region's core that are decoded with it: half the largest nucleus, and 15 that its
+            gradients reach.
+        read_workers: threads that read; -1 chooses by the CPUs this process may use.
+        decode_workers: threads that decode regions; -1 chooses by the CPUs this process may use.
+        normalisation: of the HV gradients: `window_free`, or `reference` (min–max over the region).
+        nuclei_threshold: probability from which a pixel belongs to a nucleus.
+        marker_threshold: gradient strength, 0..1, below which a nuclear pixel marks a nucleus's inside.
+        min_size: smallest nucleus in pixels.
+        precision: `fp32`, `bf16` or `fp16`; `auto` takes bf16 where the device is fast with it.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        dots: mark centroids in the pictures.
+        overwrite: predict slides anew whose outputs are there.
+    """
+
+    input: str = MISSING
+    output: str = MISSING
+    checkpoint: str = MISSING
+    outputs: list[str] = field(default_factory=lambda: ["json", "geojson", "thumb", "mask"])
+    mpp: float = 0.0
+    reader: str = "auto"
+    tissue: bool = True
+    mask: str = ""
+    mask_pixel_limit: int = 1024 * 1024
+    regions: str = ""
+    window: int = 0
+    published_windows: bool = False
+    overlap: int = 0
+    batch_size: int = 0
+    region_size: int = 2048
+    halo: int = 96
+    read_workers: int = -1
+    decode_workers: int = -1
+    normalisation: str = "window_free"
+    nuclei_threshold: float = 0.5
+    marker_threshold: float = 0.4
+    min_size: int = 10
+    precision: str = "auto"
+    device: str = "auto"
+    dots: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what no single field can say."""
+        check_choice("normalisation", self.normalisation, ("window_free", "reference"))
+        check_choice("precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
+        check_choice("reader", self.reader, ("auto", "image", "tiff", "openslide", "cucim"))
+        check_positive(region_size=self.region_size, mask_pixel_limit=self.mask_pixel_limit)
+        if not self.outputs:
+            raise ValueError("outputs=[] leaves nothing to write; name at least one, such as outputs=[json]")
+        for name in ("mpp", "halo", "window", "overlap", "batch_size"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} must be 0 or more; leave it out for the default"
+                )
+        for name in ("read_workers", "decode_workers"):
+            if getattr(self, name) == 0 or getattr(self, name) < -1:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} must be 1 or more, or -1 to choose by the CPUs"
+                )
+        if self.published_windows and self.window:
+            raise ValueError(f"window={self.window} contradicts published_windows=true; give one of the two")
+
+
+@dataclass
+class EvaluateSettings:
+    """`compute_stats.py`: predictions beside the truth, to scores.
+
+    Attributes:
+        true: folder of true label maps (mat, npy, png, tif).
+        predicted: folder of predicted ones; files pair by name without extension.
+        mode: `instance` (DICE1, DICE2, AJI, AJI+, DQ, SQ, PQ) or `type` (F_d, accuracy, F_c).
+        output: folder for stats.csv and stats.json; where empty, the folder of the predictions.
+        radius: farthest distance in pixels between two centroids of a pair: 12 at 40x, 6 at 20x.
+        type_names: names of the types in order, background first; empty numbers them.
+        merge_types: what each type of the truth counts as, in order, background first, where it has more types
+            than the prediction: [0,1,2,3,3,4,4,4] for CoNSeP's raw seven; empty leaves them.
+    """
+
+    true: str = MISSING
+    predicted: str = MISSING
+    mode: str = "instance"
+    output: str = ""
+    radius: float = 12.0
+    type_names: list[str] = field(default_factory=list)
+    merge_types: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Check what no single field can say."""
+        check_choice("mode", self.mode, ("instance", "type"))
+        check_positive(radius=self.radius)

@@ -1,0 +1,92 @@
+"""What a run shows while it works: a progress bar with its rates, and the seconds of each stage."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tabulate import tabulate
+from tqdm import tqdm
+
+MM2_PER_UM2 = 1e-6
+
+
+class Pauses:
+    """Time within a stage in which it only waited."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Leave the block's time out of the stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - start
+
+
+class Monitor:
+    """Counts tiles, nuclei and seconds of one run, from any thread; draws a bar for the slide in work."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._lock = threading.Lock()
+        self._bar: tqdm | None = None
+        self._mm2_per_tile: float | None = None
+        self._num_nuclei = 0
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Pauses]:
+        """Add the time that the block takes, in this thread, to a stage; what it pauses is left out."""
+        start, pauses = time.perf_counter(), Pauses()
+        try:
+            yield pauses
+        finally:
+            with self._lock:
+                self._seconds[name] += time.perf_counter() - start - pauses.seconds
+
+    @contextmanager
+    def show(self, name: str, num_tiles: int, area_mm2: float | None) -> Iterator[None]:
+        """Show a bar while a slide is worked on.
+
+        Args:
+            name: of the slide.
+            num_tiles: tiles to predict.
+            area_mm2: that they cover, or None where µm/px is unknown.
+        """
+        self._num_nuclei = 0
+        self._mm2_per_tile = area_mm2 / num_tiles if area_mm2 and num_tiles else None
+        with tqdm(total=num_tiles, desc=name, unit="tile", leave=False, disable=num_tiles < 2) as self._bar:
+            try:
+                yield
+            finally:
+                self._bar = None
+
+    def count_tiles(self, count: int) -> None:
+        """Count predicted tiles."""
+        if self._bar is not None:
+            self._bar.update(count)
+            rate = self._bar.format_dict["rate"]
+            if self._mm2_per_tile and rate:
+                speed = f"{rate * self._mm2_per_tile:.2f} mm²/s"
+                self._bar.set_postfix_str(f"{speed}, {self._num_nuclei:,} nuclei", refresh=False)
+
+    def count_nuclei(self, count: int) -> None:
+        """Count nuclei that are found and kept."""
+        self._num_nuclei += count
+
+    def table(self, wall_seconds: float) -> str:
+        """Return seconds per stage; stages overlap, so that they may add up to more than the whole."""
+        rows = [
+            (name, seconds, 100 * seconds / max(wall_seconds, 1e-9))
+            for name, seconds in sorted(self._seconds.items(), key=lambda item: -item[1])
+        ]
+        rows.append(("whole run", wall_seconds, 100.0))
+        return tabulate(
+            rows, ["stage (they overlap)", "thread seconds", "% of the run"], floatfmt=("", ".1f", ".0f")
+        )

@@ -1,0 +1,182 @@
+"""One slide from file to status: its resolution, its tissue, then the stream of its regions."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from config.schema import InferSettings
+from dataloader.outlines import read_outlines, to_working
+from dataloader.slides import IMAGE_EXTENSIONS, Slide, SlideError, open_slide
+from dataloader.tissue import Tissue, find_mask, find_tissue, overview_mpp, read_mask, read_overview
+from run_utils.inference.journal import JournalBusyError
+from run_utils.inference.monitor import MM2_PER_UM2, Monitor
+from run_utils.inference.plan import Plan
+from run_utils.inference.predictors import Predictor
+from run_utils.inference.slide_stream import Outputs, stream_slide
+from run_utils.inference.status import DONE, FAILED, SKIPPED, SlideStatus
+from run_utils.outputs import WRITERS, SlideResult
+from run_utils.outputs.colours import name_types
+
+logger = logging.getLogger(__name__)
+
+MPP_TOLERANCE = 0.05  # an image whose µm/px is this close to the network's is read as it is
+SLIDE_PIXELS = 2048**2  # level-0 px from which background is looked for, and µm/px has to be known
+WHOLE_PIXELS = 2**28  # working px that outputs which hold a whole image take: 16,384², a GiB of label map
+NO_TISSUE = "no tissue was found in it; give mask= an image of your own, or tissue=false to look everywhere"
+IS_DONE = "its outputs are there; overwrite=true predicts it anew"
+
+
+class SlideRunner:
+    """What stays the same from slide to slide.
+
+    Args:
+        settings: of the run.
+        predictor: gives the maps.
+        plan: how slides are cut up and worked on.
+        facts: what the results depend on; unfinished work of other facts is not resumed.
+        monitor: counts tiles, nuclei and seconds.
+    """
+
+    def __init__(
+        self,
+        settings: InferSettings,
+        predictor: Predictor,
+        plan: Plan,
+        facts: dict[str, object],
+        monitor: Monitor,
+    ) -> None:
+        self.settings = settings
+        self.predictor = predictor
+        self.plan = plan
+        self.facts = facts
+        self.monitor = monitor
+        self.outputs = Outputs(
+            Path(settings.output), settings.outputs, settings.overwrite, {"dots": settings.dots}
+        )
+        self.mpp: float | None = predictor.facts.mpp
+        num_types = predictor.num_types
+        self.types = None if num_types is None else name_types(predictor.facts.types, num_types)
+        self._has_said_mpp = False
+
+    def run(self, name: str, path: Path) -> SlideStatus:
+        """Infer one slide; whatever it meets ends in its status, and the run moves on."""
+        start = time.perf_counter()
+        if not self.outputs.pending(name):
+            return SlideStatus(name, SKIPPED, IS_DONE)
+        try:
+            with open_slide(path, self.settings.mpp or None, reader=self.settings.reader) as slide:
+                status = self._infer(name, slide)
+        except JournalBusyError:
+            return SlideStatus(name, SKIPPED, "another run is working on it")
+        except Exception as error:  # the run moves on to the next slide
+            is_expected = isinstance(error, (OSError, ValueError, MemoryError))
+            logger.error("%s failed: %s", path, error, exc_info=not is_expected)
+            return SlideStatus(name, FAILED, str(error) or type(error).__name__)
+        status.seconds = time.perf_counter() - start
+        return status
+
+    def _infer(self, name: str, slide: Slide) -> SlideStatus:
+        mpp = self._working_mpp(slide)
+        shape = slide.working_shape(mpp)
+        _check_size(slide, shape, self.outputs.pending(name))
+        with self.monitor.stage("find tissue"):
+            overview = read_overview(slide, self.settings.mask_pixel_limit)
+            tissue = self._find_tissue(name, slide, mpp, overview)
+        if tissue is not None and tissue.is_empty:
+            return SlideStatus(name, SKIPPED, NO_TISSUE)
+        result = SlideResult(
+            name=name,
+            shape=shape,
+            read=partial(slide.read, mpp=mpp),
+            parts=lambda: iter(()),
+            mpp=mpp or slide.mpp,
+            level0_scale=slide.level0_scale(mpp),
+            types=self.types,
+            thumbnail=overview,
+            tissue=None if tissue is None else tissue.mask,
+        )
+        num_pixels = shape[0] * shape[1]
+        area = num_pixels if tissue is None else tissue.area
+        mm2 = None if result.mpp is None else float(area) * result.mpp**2 * MM2_PER_UM2
+        tally = stream_slide(
+            result,
+            tissue,
+            self.predictor,
+            self.plan,
+            self.outputs,
+            head={**self.facts, **_identity(slide.path)},
+            area_mm2=mm2,
+            monitor=self.monitor,
+        )
+        return SlideStatus(
+            name,
+            DONE,
+            num_nuclei=tally.num_nuclei,
+            per_type=dict(tally.per_type),
+            num_pixels=num_pixels,
+            mm2=mm2,
+        )
+
+    def _find_tissue(self, name: str, slide: Slide, mpp: float | None, overview: np.ndarray) -> Tissue | None:
+        """Return where to look: the user's mask or the one found, within the user's outlines; None: everywhere."""
+        mask = outlines = None
+        if self.settings.mask:
+            mask = read_mask(find_mask(Path(self.settings.mask), name), slide.shape_level0)
+        elif self.settings.tissue and _num_pixels(slide.shape_level0) >= SLIDE_PIXELS:
+            mask = find_tissue(overview, overview_mpp(slide, overview))
+        if self.settings.regions:
+            outlines = read_outlines(self.settings.regions, slide.shape_level0)
+            outlines = to_working(outlines, slide.level0_scale(mpp))
+        if mask is None and outlines is None:
+            return None
+        return Tissue(slide.working_shape(mpp), mask, outlines)
+
+    def _working_mpp(self, slide: Slide) -> float | None:
+        """Return the µm/px to read at; None reads level 0 as it is.
+
+        Raises:
+            SlideError: a slide, not an ordinary image, that does not say its µm/px.
+        """
+        if slide.mpp is None and self.mpp is not None:
+            if _is_slide(slide):
+                raise SlideError(
+                    f"{slide.path} does not say how many µm a pixel has; give mpp=, such as mpp=0.25 for 40x"
+                )
+            if not self._has_said_mpp:
+                logger.info("images that do not say their µm/px are taken as the network's, %s", self.mpp)
+                self._has_said_mpp = True
+        if self.mpp is None or slide.mpp is None:
+            return None
+        return None if abs(slide.mpp / self.mpp - 1) <= MPP_TOLERANCE else self.mpp
+
+
+def _is_slide(slide: Slide) -> bool:
+    """Return whether a file is a scan, whose resolution must be known, not an ordinary or a small image."""
+    is_ordinary = slide.path.suffix.lower() in IMAGE_EXTENSIONS
+    return not is_ordinary and (len(slide.levels) > 1 or _num_pixels(slide.shape_level0) >= SLIDE_PIXELS)
+
+
+def _num_pixels(shape: tuple[int, int]) -> int:
+    return shape[0] * shape[1]
+
+
+def _check_size(slide: Slide, shape: tuple[int, int], names: Sequence[str]) -> None:
+    """Refuse outputs that hold a whole image for a slide that is too large for them."""
+    whole = [name for name in names if WRITERS[name].is_whole]
+    if whole and _num_pixels(shape) > WHOLE_PIXELS:
+        raise ValueError(
+            f"{slide.path} has {shape[0]}x{shape[1]} px at the working resolution, more than the {WHOLE_PIXELS} "
+            f"that outputs={whole} hold in memory; leave them out: label, overlay and parquet take any slide"
+        )
+
+
+def _identity(path: Path) -> dict[str, object]:
+    """Return what tells a file from another one, or from an older one of that name."""
+    facts = path.stat()
+    return {"slide": str(path.resolve()), "bytes": facts.st_size, "modified_ns": facts.st_mtime_ns}
