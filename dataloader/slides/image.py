@@ -30,6 +30,7 @@ class ImageReader:
         """
         self.path = path
         self.mpp: float | None = None
+        self.origin_level0 = (0, 0)
         self._pixels = _decode(path)
         shape = self._pixels.shape[:2]
         self.levels: tuple[Level, ...] = (Level((shape[0], shape[1]), 1.0),)
@@ -37,7 +38,7 @@ class ImageReader:
     def read_level(self, level: int, box_yxyx: Box) -> np.ndarray:
         """Return (h, w, 3) uint8 RGB of a box inside the image; ``level`` is 0."""
         top, left, bottom, right = box_yxyx
-        return self._pixels[top:bottom, left:right]
+        return self._pixels[top:bottom, left:right].copy()
 
     def close(self) -> None:
         """Do nothing: the file was closed once it was decoded."""

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 WHOLE_TOLERANCE = 1e-6  # a ratio this close to an integer is that integer
+STRIP = 32  # working rows at once: floats of a whole region cost more in fresh memory than in arithmetic
 CUBIC = -0.5  # Keys 1981, "Cubic convolution interpolation": the a that reproduces quadratics
 
 ReadBox = Callable[[tuple[int, int, int, int]], np.ndarray]
@@ -42,12 +43,20 @@ def resample(
             return pixels if whole == 1 else cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
         ratio = float(whole)
     taps = _area_taps if ratio >= 1 else _cubic_taps
-    rows, top, bottom = _weights(taps(box_yxyx[0], box_yxyx[2], ratio, shape[0]), shape[0])
-    columns, left, right = _weights(taps(box_yxyx[1], box_yxyx[3], ratio, shape[1]), shape[1])
-    pixels = read((top, left, bottom, right)).astype(np.float32)
-    halfway = _apply(rows, pixels)
-    mean = _apply(columns, halfway.transpose(1, 0, 2)).transpose(1, 0, 2)
-    return np.clip(np.rint(mean), 0, 255).astype(np.uint8)
+    rows = _normalised(taps(box_yxyx[0], box_yxyx[2], ratio, shape[0]), shape[0])
+    columns, left, right = _matrix(_normalised(taps(box_yxyx[1], box_yxyx[3], ratio, shape[1]), shape[1]))
+    top, bottom = int(rows[0].min()), int(rows[0].max()) + 1
+    pixels = read((top, left, bottom, right))
+    region = np.empty((box_yxyx[2] - box_yxyx[0], box_yxyx[3] - box_yxyx[1], 3), np.uint8)
+    for start in range(0, len(region), STRIP):
+        strip = slice(start, start + STRIP)
+        weights, first, last = _matrix((rows[0][strip], rows[1][strip]))
+        halfway = _apply(weights, pixels[first - top : last - top])
+        mean = _apply(
+            columns, cv2.transpose(halfway)
+        )  # cv2 moves whole pixels; numpy takes three times as long
+        region[strip] = cv2.transpose(cv2.add(mean, 0.0, dtype=cv2.CV_8U))  # to the nearest, held to 0..255
+    return region
 
 
 def _area_taps(start: int, stop: int, ratio: float, size: int) -> Taps:
@@ -70,18 +79,24 @@ def _cubic_taps(start: int, stop: int, ratio: float, size: int) -> Taps:
     return indices, np.where(distance <= 1, near, far)
 
 
-def _weights(taps: Taps, size: int) -> tuple[csr_matrix, int, int]:
-    """Return the sparse (n, last - first) matrix of normalised weights and its level span [first, last)."""
+def _normalised(taps: Taps, size: int) -> Taps:
+    """Return taps with weights that sum to 1, float32, those beyond a level of ``size`` on its edge pixels."""
     indices, weights = taps
-    indices = np.clip(indices, 0, size - 1)
+    return np.clip(indices, 0, size - 1), (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+
+
+def _matrix(taps: Taps) -> tuple[csr_matrix, int, int]:
+    """Return the sparse (n, last - first) matrix of weights and its level span [first, last)."""
+    indices, weights = taps
     first, last = int(indices.min()), int(indices.max()) + 1
-    rows = np.repeat(np.arange(len(indices)), indices.shape[1])
-    values = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
-    shape = (len(indices), last - first)
-    return csr_matrix((values.ravel(), (rows, (indices - first).ravel())), shape=shape), first, last
+    ends = np.arange(len(indices) + 1) * indices.shape[1]
+    matrix = csr_matrix(
+        (weights.ravel(), (indices - first).ravel(), ends), shape=(len(indices), last - first)
+    )
+    return matrix, first, last
 
 
 def _apply(matrix: csr_matrix, pixels: np.ndarray) -> np.ndarray:
-    """Multiply along the first axis: (n, h) with (h, w, C) gives (n, w, C)."""
-    flat = np.ascontiguousarray(pixels).reshape(len(pixels), -1)
+    """Multiply along the first axis: (n, h) with (h, w, C) gives (n, w, C) float32."""
+    flat = np.asarray(pixels, np.float32, order="C").reshape(len(pixels), -1)
     return (matrix @ flat).reshape(-1, *pixels.shape[1:])

@@ -19,8 +19,17 @@ Shape = tuple[int, int]
 LEVEL_TOLERANCE = 0.01  # a level up to 1 % coarser than asked for still serves: no eye or network sees it
 
 
+REMEDY_TILED = (
+    "write it as a tiled RGB pyramid, e.g. vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg"
+)
+
+
 class SlideError(OSError):
     """A slide that cannot be read; the message holds its path, the reason and the remedy."""
+
+
+class UnsupportedError(SlideError):
+    """A slide that may well be whole, but is of a kind that this reader does not read; another one may."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +65,19 @@ class SlideReader(Protocol):
         path: the file.
         levels: finest first; the first is level 0.
         mpp: µm to a level-0 pixel (mean of both axes), or None where the file does not say.
+        origin_level0: (y, x) of the first pixel in the frame of the scanner's file; (0, 0) but for formats
+            that surround what was scanned with empty space, which is left out.
     """
 
     path: Path
     levels: tuple[Level, ...]
     mpp: float | None
+    origin_level0: tuple[int, int]
 
     def read_level(self, level: int, box_yxyx: Box) -> np.ndarray:
         """Return (h, w, 3) uint8 RGB of a box in the level's own pixels, not empty and inside its bounds.
+
+        The array is the caller's own.
 
         Called from several threads at once.
         """
@@ -79,6 +93,13 @@ class Slide:
     to a working pixel), working pixel i covers the level-0 interval [i * scale, (i + 1) * scale); the working
     image has ``round(side_level0 / scale)`` pixels a side. A pixel's value depends on nothing but its index,
     so that reading in pieces equals reading whole.
+
+    Attributes:
+        path: the file.
+        levels: finest first; the first is level 0.
+        mpp: µm to a level-0 pixel, None where unknown.
+        origin_level0: (y, x) that has to be added to a level-0 place for the scanner's own frame; (0, 0) but
+            for formats with empty space around what was scanned (``OpenSlideReader``).
     """
 
     def __init__(self, reader: SlideReader, mpp: float | None = None):
@@ -94,6 +115,7 @@ class Slide:
         self.path = reader.path
         self.levels = reader.levels
         self.mpp = reader.mpp if mpp is None else mpp
+        self.origin_level0 = reader.origin_level0
 
     @property
     def shape_level0(self) -> Shape:
@@ -113,14 +135,16 @@ class Slide:
             raise ValueError(f"mpp={mpp} must be above 0; give µm to a pixel, e.g. mpp=0.25")
         if self.mpp is None:
             raise SlideError(
-                f"{self.path} does not say how many µm a pixel has, so it cannot be read at {mpp} µm/px; "
-                "state its resolution: open_slide(path, mpp=...)"
+                f"{self.path} does not say how many µm a pixel has, so it cannot be read at {mpp:g} µm/px; state "
+                "it: run_infer.py mpp=0.25, or open_slide(path, mpp=0.25), for a scan at 40x; mpp=0.5 at 20x"
             )
         return mpp / self.mpp
 
     def working_shape(self, mpp: float | None = None) -> Shape:
         """Return (height, width) of the whole slide at ``mpp`` µm/px, at least 1 a side."""
-        scale = self.level0_scale(mpp)
+        return self._shape_at(self.level0_scale(mpp))
+
+    def _shape_at(self, scale: float) -> Shape:
         height, width = self.shape_level0
         return max(1, round(height / scale)), max(1, round(width / scale))
 
@@ -141,16 +165,25 @@ class Slide:
             SlideError: the file cannot be decoded there, or ``mpp`` is given and the slide's is unknown.
             ValueError: the box ends before it starts, or ``mpp`` is not above 0.
         """
+        return self.read_scaled(box_yxyx, self.level0_scale(mpp))
+
+    def read_scaled(self, box_yxyx: Box, scale: float) -> np.ndarray:
+        """Read a box as ``read`` does, for slides whose µm/px need not be known.
+
+        Args:
+            box_yxyx: half-open, in pixels of which each spans ``scale`` level-0 pixels.
+            scale: level-0 pixels to a pixel, above 0.
+        """
         top, left, bottom, right = box_yxyx
         if bottom < top or right < left:
             raise ValueError(f"box_yxyx={box_yxyx} ends before it starts; give (top, left, bottom, right)")
-        height, width = self.working_shape(mpp)
+        height, width = self._shape_at(scale)
         region = np.full((bottom - top, right - left, 3), WHITE, np.uint8)
         inside = (max(top, 0), max(left, 0), min(bottom, height), min(right, width))
         if inside[0] < inside[2] and inside[1] < inside[3]:
             rows = slice(inside[0] - top, inside[2] - top)
             columns = slice(inside[1] - left, inside[3] - left)
-            region[rows, columns] = self._read_inside(inside, self.level0_scale(mpp))
+            region[rows, columns] = self._read_inside(inside, scale)
         return region
 
     def _read_inside(self, box_yxyx: Box, scale: float) -> np.ndarray:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tifffile
 
-from dataloader.slides.pixels import WHITE, as_rgb
-from dataloader.slides.slide import Box, Level, SlideError
-from dataloader.slides.tiff_resolution import find_mpp
+from dataloader.slides.pixels import WHITE
+from dataloader.slides.slide import REMEDY_TILED, Box, Level, SlideError, UnsupportedError
+from dataloader.slides.tiff_pages import check_page, count_segments, index_pages, segment_indices
+from dataloader.slides.tiff_samples import decode_segment
+from dataloader.slides.tile_cache import TileCache
 
+CACHE_BYTES = 2**25  # 32 MiB: 170 tiles of 256² px
+JPEG_START = b"\xff\xd8"
 MAX_UNTILED_PIXELS = 2**30  # a level without tiles is held in memory, 3 bytes a pixel
-REMEDY_TILED = (
-    "write it as a tiled RGB pyramid, e.g. vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg"
-)
 BROKEN_FILE = (
     tifffile.TiffFileError,
     ValueError,
@@ -34,21 +36,23 @@ class TiffReader:
     """A TIFF's largest image and its pyramid.
 
     Tiles are read with ``os.pread``, which shares no file position, and decoded one by one, so that any
-    number of threads read at once. A level without tiles (strips) is decoded whole when the file is opened
-    and kept. Tiles that the file leaves out are white.
+    number of threads read at once; those used last are kept. A level without tiles (strips) is decoded whole
+    when the file is opened and kept. Tiles that the file leaves out are white.
     """
 
     def __init__(self, path: Path):
         """Index ``path``.
 
         Raises:
-            SlideError: not a TIFF, one that ends early, or one that is not an RGB or grey image of 8 or 16
-                bits.
+            UnsupportedError: a TIFF that is not one RGB, grey or palette image in plain tiles or strips.
+            SlideError: not a TIFF, or one that ends early.
         """
         self.path = path
+        self.origin_level0 = (0, 0)
+        self._cache = TileCache(CACHE_BYTES)
         self._file = path.open("rb", buffering=0)
         try:
-            pages, self.mpp = _index(path)
+            pages, self.mpp = index_pages(path)
             self._sources = [self._source(page) for page in pages]
         except SlideError:
             self._file.close()
@@ -71,128 +75,95 @@ class TiffReader:
         source = self._sources[level]
         top, left, bottom, right = box_yxyx
         if isinstance(source, np.ndarray):
-            return source[top:bottom, left:right]
-        region = np.full((bottom - top, right - left, 3), WHITE, np.uint8)
-        for row in range(top // source.tilelength, -(-bottom // source.tilelength)):
-            for column in range(left // source.tilewidth, -(-right // source.tilewidth)):
-                self._paste_tile(region, (top, left), source, (row, column))
+            return source[top:bottom, left:right].copy()
+        region = np.empty((bottom - top, right - left, 3), np.uint8)
+        for index, y, x in _tiles(source, box_yxyx):
+            _paste(region, self._read_tile(level, source, index), (y - top, x - left))
         return region
+
+    def has_sound_tiles(self, level: int, box_yxyx: Box) -> bool:
+        """Return whether all tiles of a box are there and, if JPEG, begin as JPEG does.
+
+        For ``CuCimReader``: cuCIM gives what its memory held for the others, and does not say so.
+        """
+        page = self._sources[level]
+        if isinstance(page, np.ndarray):
+            return False
+        for index, _, _ in _tiles(page, box_yxyx):
+            if page.databytecounts[index] == 0:
+                return False
+            if page.compression == tifffile.COMPRESSION.JPEG:
+                start = os.pread(self._file.fileno(), len(JPEG_START), page.dataoffsets[index])
+                if start != JPEG_START:
+                    return False
+        return True
 
     def close(self) -> None:
         """Close the file; it cannot be read afterwards."""
         self._file.close()
+        self._cache.clear()
 
     def _source(self, page: Any) -> Any:
         """Return what a level is read from: the page for one with tiles, else its pixels."""
-        _check_layout(page, self.path, os.fstat(self._file.fileno()).st_size)
+        check_page(page, self.path, os.fstat(self._file.fileno()).st_size)
         if page.is_tiled:
             return page
         if page.imagelength * page.imagewidth > MAX_UNTILED_PIXELS:
-            raise SlideError(
+            raise UnsupportedError(
                 f"{self.path} has {page.imagelength}x{page.imagewidth} pixels without tiles, more than the "
                 f"{MAX_UNTILED_PIXELS} that are held in memory; {REMEDY_TILED}"
             )
-        return self._read_segments(page)
-
-    def _read_segments(self, page: Any) -> np.ndarray:
-        """Return a page made of strips as (H, W, 3) uint8 RGB."""
-        pixels = np.full((page.imagelength, page.imagewidth, 3), WHITE, np.uint8)
-        for index in range(len(page.dataoffsets)):
-            strip = self._decode(page, index)
-            if strip is not None:
-                top = index * page.rowsperstrip
-                pixels[top : top + page.rowsperstrip] = strip[: page.imagelength - top]
+        pixels = np.empty((page.imagelength, page.imagewidth, 3), np.uint8)
+        for index in range(count_segments(page)):
+            _paste(pixels, self._decode(page, index), (index * page.rowsperstrip, 0))
         return pixels
 
-    def _paste_tile(
-        self, region: np.ndarray, origin: tuple[int, int], page: Any, cell: tuple[int, int]
-    ) -> None:
-        """Paint what tile ``cell`` (row, column) shows of ``region``, which starts at ``origin``."""
-        tiles_across = -(-page.imagewidth // page.tilewidth)
-        tile = self._decode(page, cell[0] * tiles_across + cell[1])
+    def _read_tile(self, level: int, page: Any, index: int) -> np.ndarray:
+        """Return tile ``index`` of a level as (h, w, 3) uint8 RGB, from the cache where it is there."""
+        tile = self._cache.get((level, index))
         if tile is None:
-            return
-        offset = (cell[0] * page.tilelength - origin[0], cell[1] * page.tilewidth - origin[1])
-        target, source = [], []
-        for start, size, limit in zip(offset, tile.shape, region.shape, strict=False):
-            first, last = max(start, 0), min(start + size, limit)
-            target.append(slice(first, last))
-            source.append(slice(first - start, last - start))
-        region[tuple(target)] = tile[tuple(source)]
+            tile = self._decode(page, index)
+            self._cache.put((level, index), tile)
+        return tile
 
-    def _decode(self, page: Any, index: int) -> np.ndarray | None:
-        """Return tile or strip ``index`` as (h, w, 3) uint8 RGB, None where the file holds none."""
-        offset, num_bytes = page.dataoffsets[index], page.databytecounts[index]
-        if num_bytes == 0:
-            return None
+    def _decode(self, page: Any, index: int) -> np.ndarray:
+        """Return tile or strip ``index`` as (h, w, 3) uint8 RGB, white where the file holds none."""
+        indices = segment_indices(page, index)
+        if any(page.databytecounts[part] == 0 for part in indices):
+            sides = (
+                (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+            )
+            return np.full((*sides, 3), WHITE, np.uint8)
         try:
-            data = os.pread(self._file.fileno(), num_bytes, offset)
-            samples = page.decode(data, index, jpegtables=page.jpegtables)[0][0]
+            return decode_segment(page, indices, [self._read_bytes(page, part) for part in indices])
         except BROKEN_FILE as error:
             raise SlideError(
-                f"{self.path}: tile {index} at byte {offset} cannot be decoded: {error}; "
+                f"{self.path}: tile {index} at byte {page.dataoffsets[index]} cannot be decoded: {error}; "
                 "the file is damaged, copy it again"
             ) from error
-        return _as_rgb(samples, page)
+
+    def _read_bytes(self, page: Any, index: int) -> bytes:
+        offset, num_bytes = page.dataoffsets[index], page.databytecounts[index]
+        data = os.pread(self._file.fileno(), num_bytes, offset)
+        if len(data) < num_bytes:
+            raise ValueError(f"it ends after {len(data)} of {num_bytes} bytes")
+        return data
 
 
-def _index(path: Path) -> tuple[list[Any], float | None]:
-    """Return the pages of the largest image, finest first, and µm to a pixel of the first."""
-    with tifffile.TiffFile(path) as file:
-        _check_chain(file, path)
-        series = max(
-            file.series, key=lambda candidate: candidate.keyframe.imagelength * candidate.keyframe.imagewidth
-        )
-        for level in series.levels:
-            if len(level.pages) != 1:
-                raise SlideError(
-                    f"{path} is a stack of {len(level.pages)} images, not one RGB image; {REMEDY_TILED}"
-                )
-        pages = [level.pages[0].aspage() for level in series.levels]
-        for page in pages:
-            _ = page.decode, page.jpegtables  # tifffile makes both at first use, from the open file
-        return pages, find_mpp(file, pages[0])
+def _tiles(page: Any, box_yxyx: Box) -> Iterator[tuple[int, int, int]]:
+    """Yield number, top and left of each tile that shows some of a box, row by row."""
+    top, left, bottom, right = box_yxyx
+    across = -(-page.imagewidth // page.tilewidth)
+    for row in range(top // page.tilelength, -(-bottom // page.tilelength)):
+        for column in range(left // page.tilewidth, -(-right // page.tilewidth)):
+            yield row * across + column, row * page.tilelength, column * page.tilewidth
 
 
-def _check_chain(file: Any, path: Path) -> None:
-    """Refuse a file whose list of images breaks off: tifffile reads on with those that are left."""
-    if not len(file.pages):
-        raise SlideError(f"{path} cannot be read as a TIFF slide: its first image is missing; copy it again")
-    layout, last = file.tiff, file.pages[-1]
-    file.filehandle.seek(last.offset)
-    (num_tags,) = struct.unpack(layout.tagnoformat, file.filehandle.read(layout.tagnosize))
-    file.filehandle.seek(last.offset + layout.tagnosize + num_tags * layout.tagsize)
-    (next_offset,) = struct.unpack(layout.offsetformat, file.filehandle.read(layout.offsetsize))
-    if next_offset:
-        raise SlideError(
-            f"{path} has {file.filehandle.size} bytes but goes on at byte {next_offset}: "
-            "it ends early; copy it again"
-        )
-
-
-def _check_layout(page: Any, path: Path, num_bytes: int) -> None:
-    """Refuse a page that would be shown wrongly or not at all."""
-    kind = page.photometric.name
-    if kind not in ("RGB", "YCBCR", "MINISBLACK", "MINISWHITE") or page.bitspersample not in (8, 16):
-        raise SlideError(
-            f"{path} holds {page.bitspersample}-bit {kind} samples, not RGB or grey; {REMEDY_TILED}"
-        )
-    if page.samplesperpixel > 1 and page.planarconfig != tifffile.PLANARCONFIG.CONTIG:
-        raise SlideError(f"{path} keeps its colours in separate planes, which is not read; {REMEDY_TILED}")
-    last_byte = max(map(sum, zip(page.dataoffsets, page.databytecounts, strict=True)), default=0)
-    if last_byte > num_bytes:
-        raise SlideError(
-            f"{path} has {num_bytes} bytes but its pixels reach to byte {last_byte}: "
-            "it ends early; copy it again"
-        )
-
-
-def _as_rgb(samples: np.ndarray, page: Any) -> np.ndarray:
-    """Return a decoded (h, w, S) segment as (h, w, 3) uint8 RGB."""
-    if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
-        samples = np.iinfo(samples.dtype).max - samples
-    num_colours = 1 if page.photometric.name.startswith("MINIS") else 3
-    extra = page.extrasamples[0] if page.extrasamples else tifffile.EXTRASAMPLE.UNSPECIFIED
-    if extra == tifffile.EXTRASAMPLE.UNSPECIFIED:
-        return as_rgb(samples[..., :num_colours])
-    return as_rgb(samples[..., : num_colours + 1], is_premultiplied=extra == tifffile.EXTRASAMPLE.ASSOCALPHA)
+def _paste(region: np.ndarray, tile: np.ndarray, offset: tuple[int, int]) -> None:
+    """Paint onto ``region`` what lies on it of ``tile``, whose corner is at ``offset`` (y, x) of it."""
+    target, source = [], []
+    for start, size, limit in zip(offset, tile.shape, region.shape, strict=False):
+        first, last = max(start, 0), min(start + size, limit)
+        target.append(slice(first, last))
+        source.append(slice(first - start, last - start))
+    region[tuple(target)] = tile[tuple(source)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 from xml.etree import ElementTree
 
@@ -25,7 +25,11 @@ def find_mpp(file: Any, page: Any) -> float | None:
         file: the open ``tifffile.TiffFile``.
         page: the page of level 0.
     """
-    candidates = (candidate for source in _SOURCES for candidate in source(file, page))
+    return first_plausible(candidate for source in _SOURCES for candidate in source(file, page))
+
+
+def first_plausible(candidates: Iterable[float]) -> float | None:
+    """Return the first that can be a microscope's µm/px, or None."""
     return next((mpp for mpp in candidates if PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1]), None)
 
 
