@@ -2,76 +2,83 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
-from models.nuclei import Nuclei, NucleusType
-from run_utils.outputs.result import ImageResult, StoredResult
+from models.nuclei import Nuclei
+from run_utils.outputs.facts import Facts
+from run_utils.outputs.result import SlideResult, StoredResult
 
 MAGNIFICATION_TIMES_MPP = 10.0  # 0.25 µm/px is what a scanner calls 40x
+PROBABILITY_DIGITS = 6  # what float32 has to give
 
 
-def write(result: ImageResult, path: Path) -> None:
-    """Write ``{"mag", "mpp", "level0_scale", "types", "nuc": {id: nucleus}}``.
+def write(result: SlideResult, path: Path) -> None:
+    """Write ``{"mag", "mpp", "level0_scale", "types", "nuc": {id: nucleus}}``, part by part.
 
     A nucleus has ``bbox`` [[row, column], [row, column]] (half-open), ``centroid`` [x, y], ``contour`` [[x,
-    y], …] (not closed), ``type`` and ``type_prob`` (the share of its pixels that voted for the type), null
-    without types, and ``type_probabilities``, one for each type. ``mag`` is the nominal magnification, null
-    where ``mpp`` is.
+    y], …] (through pixel centres, not closed), ``type`` and ``type_prob`` (the share of its pixels that voted
+    for the type), null without types, and ``type_probabilities``, one for each type. Positions are pixels at
+    the working resolution, that of ``mpp`` (µm/px); times ``level0_scale`` they are level-0 pixels. ``mag`` is
+    the nominal magnification, null where ``mpp`` is.
     """
-    nuclei = result.nuclei
-    content = {
-        "mag": None if result.mpp is None else round(MAGNIFICATION_TIMES_MPP / result.mpp),
-        "mpp": result.mpp,
-        "level0_scale": result.level0_scale,
-        "types": None if result.types is None else [[kind.name, list(kind.colour)] for kind in result.types],
-        "nuc": {str(nuclei.ids[row]): _entry(nuclei, row) for row in range(len(nuclei))},
-    }
-    path.write_text(json.dumps(content, separators=(",", ":"), allow_nan=False), encoding="utf-8")
+    facts = Facts(result.mpp, result.level0_scale, result.types).to_dict()
+    head = {"mag": None if result.mpp is None else round(MAGNIFICATION_TIMES_MPP / result.mpp), **facts}
+    separator = b""
+    with path.open("wb") as file:
+        file.write(orjson.dumps(head)[:-1] + b',"nuc":{')
+        for part in result.parts():
+            if len(part.nuclei):
+                file.write(separator + b",".join(_entries(part.nuclei)))
+                separator = b","
+        file.write(b"}}")
 
 
 def read(path: Path) -> StoredResult:
     """Read what ``write`` wrote, or a JSON of the reference; without types where no nucleus has one."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    types = content.get("types")
+    content = orjson.loads(path.read_bytes())
+    facts = Facts.parse(content)
     return StoredResult(
-        nuclei=_table(content["nuc"], None if types is None else len(types)),
-        mpp=content.get("mpp"),
+        nuclei=_table(content["nuc"]),
+        mpp=facts.mpp,
         level0_scale=content.get("level0_scale"),
-        types=None
-        if types is None
-        else tuple(NucleusType(name, (colour[0], colour[1], colour[2])) for name, colour in types),
+        types=facts.types,
     )
 
 
-def _entry(nuclei: Nuclei, row: int) -> dict[str, Any]:
-    """Return one nucleus as plain values."""
-    top, left, bottom, right = nuclei.boxes_yxyx[row].tolist()
-    shares, probabilities = nuclei.type_shares, nuclei.type_probabilities
-    entry = {
-        "bbox": [[top, left], [bottom, right]],
-        "centroid": nuclei.centroids[row, ::-1].tolist(),
-        "contour": nuclei.contour(row)[:, ::-1].tolist(),
-        "type_prob": None if shares is None else _rounded(shares[row]),
-        "type": None if nuclei.types is None else int(nuclei.types[row]),
-    }
-    if probabilities is not None:
-        entry["type_probabilities"] = [_rounded(value) for value in probabilities[row]]
-    return entry
+def _entries(nuclei: Nuclei) -> Iterator[bytes]:
+    """Yield ``"id":nucleus`` for each nucleus of a table."""
+    centroids = nuclei.centroids[:, ::-1].tolist()
+    contour_points = np.ascontiguousarray(nuclei.contour_points[:, ::-1])
+    starts = nuclei.contour_starts.tolist()
+    types = [None] * len(nuclei) if nuclei.types is None else nuclei.types.tolist()
+    shares = [None] * len(nuclei) if nuclei.type_shares is None else _rounded(nuclei.type_shares)
+    probabilities = None if nuclei.type_probabilities is None else _rounded(nuclei.type_probabilities)
+    for row, (nucleus, box) in enumerate(zip(nuclei.ids.tolist(), nuclei.boxes_yxyx.tolist(), strict=True)):
+        entry = {
+            "bbox": (box[:2], box[2:]),
+            "centroid": centroids[row],
+            "contour": contour_points[starts[row] : starts[row + 1]],
+            "type_prob": shares[row],
+            "type": types[row],
+        }
+        if probabilities is not None:
+            entry["type_probabilities"] = probabilities[row]
+        yield b'"%d":%b' % (nucleus, orjson.dumps(entry, option=orjson.OPT_SERIALIZE_NUMPY))
 
 
-def _rounded(probability: np.floating) -> float:
-    """Return a probability with the digits that float32 has to give."""
-    return round(float(probability), 6)
+def _rounded(values: np.ndarray) -> list[Any]:
+    return np.round(values.astype(np.float64), PROBABILITY_DIGITS).tolist()
 
 
-def _table(entries: dict[str, dict[str, Any]], num_types: int | None) -> Nuclei:
+def _table(entries: dict[str, dict[str, Any]]) -> Nuclei:
     """Return the entries as a table, in the file's order."""
     if not entries:
-        return Nuclei.empty(num_types)
+        return Nuclei.empty()
     rows = list(entries.values())
     contours = [np.array(row["contour"], np.int32).reshape(-1, 2)[:, ::-1] for row in rows]
     return Nuclei(
