@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from run_utils.outputs.result import ImageResult, StoredResult
+from run_utils.outputs.result import SlideResult, StoredResult
 
 
-def write(result: ImageResult, path: Path) -> None:
+def write(result: SlideResult, path: Path) -> None:
     """Write the label map, (H, W) int32, 0 background, 1..K nuclei."""
     with path.open("wb") as file:
-        np.save(file, result.label_map.astype(np.int32, copy=False), allow_pickle=False)
+        np.save(file, result.whole_label_map(), allow_pickle=False)
 
 
 def read(path: Path) -> StoredResult:

@@ -9,19 +9,19 @@ from scipy.io import loadmat, savemat
 from scipy.ndimage import find_objects
 
 from models.nuclei import Nuclei
-from run_utils.outputs.result import ImageResult, StoredResult
+from run_utils.outputs.result import SlideResult, StoredResult
 from run_utils.outputs.rings import trace_contour
 
 
-def write(result: ImageResult, path: Path) -> None:
+def write(result: SlideResult, path: Path) -> None:
     """Write ``inst_map`` (H, W) int32, ``inst_uid`` (K, 1) and ``inst_centroid`` (K, 2), (x, y) in pixels.
 
     ``inst_type`` (K, 1) is there where the nuclei have types, ``mpp`` where it is known; ``level0_scale``
     always.
     """
-    nuclei = result.nuclei
+    nuclei = result.whole_nuclei()
     content = {
-        "inst_map": result.label_map.astype(np.int32, copy=False),
+        "inst_map": result.whole_label_map(),
         "inst_uid": nuclei.ids[:, None],
         "inst_centroid": nuclei.centroids[:, ::-1],
         "level0_scale": result.level0_scale,

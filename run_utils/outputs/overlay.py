@@ -1,118 +1,121 @@
-"""PNG for the eye: the image with every nucleus outlined in its type's colour, and a legend below it."""
+"""OME-TIFF of the slide with every nucleus outlined in its type's colour, written while it is predicted."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from models.nuclei import Nuclei
-from run_utils.outputs.colours import default_colours, name_types
-from run_utils.outputs.result import ImageResult, StoredResult
+from run_utils.outputs.picture import REACH_PX, draw_nuclei
+from run_utils.outputs.pyramid import (
+    RGB,
+    TILE,
+    Box,
+    MakeTile,
+    completed_rows,
+    read_level0,
+    row_boxes,
+    write_pyramid,
+)
+from run_utils.outputs.result import SlideResult, StoredResult
 
-LINE_UM = 0.5  # width of an outline on the tissue: 2 px at 0.25 µm/px
-LINE_PX = (1, 4)  # but at least and at most this
-UNKNOWN_LINE_PX = 2
-DOT_RADIUS_PX = 3
-DOT_COLOUR = (255, 0, 0)
-FONT_PX = (12, 28)
-WHITE = (255, 255, 255)
-INK = (30, 30, 30)
-
-Entry = tuple[str, tuple[int, int, int]]
+EMPTY_CONTRAST = 40  # grey levels between the lightest and the darkest pixel of glass; tissue has more
 
 
-def write(result: ImageResult, path: Path, *, legend: bool = True, dots: bool = False) -> None:
-    """Write the picture, the image's top left corner at its own.
+def write(result: SlideResult, path: Path, *, dots: bool = False) -> None:
+    """Write the slide with outlines; the colours of types stand in OME's metadata too.
+
+    Tiles without tissue are not read but enlarged from the thumbnail, where that shows nothing there.
 
     Args:
         result: what to show.
-        path: the file, PNG whatever its extension.
-        legend: add a strip below with each type's colour, name and number of nuclei; it hides nothing.
+        path: the file.
         dots: mark each centroid.
     """
-    canvas = draw_nuclei(result, dots=dots)
-    if legend:
-        canvas = _add_strip(canvas, _legend_entries(result))
-    Image.fromarray(canvas).save(path, format="PNG")
+    names = {kind.name: "#{:02X}{:02X}{:02X}".format(*kind.colour) for kind in result.types or ()}
+    tiles = draw_tiles(result, dots=dots)
+    write_pyramid(path, result, tiles=tiles, coding=RGB, channel="overlay", notes=names)
 
 
 def read(path: Path) -> StoredResult:
-    """Read the picture, legend included."""
-    with Image.open(path, formats=["PNG"]) as image:
-        return StoredResult(image=np.asarray(image.convert("RGB")))
+    """Read the picture at its full size; only for what fits into memory."""
+    return StoredResult(image=read_level0(path))
 
 
-def draw_nuclei(result: ImageResult, *, dots: bool = False) -> np.ndarray:
-    """Return a copy of the image, (H, W, 3) uint8 RGB, with the nuclei outlined in their types' colours."""
-    canvas = result.image.copy()
-    nuclei = result.nuclei
-    width = UNKNOWN_LINE_PX if result.mpp is None else int(np.clip(round(LINE_UM / result.mpp), *LINE_PX))
-    kinds = np.ones(len(nuclei), np.int32) if nuclei.types is None else nuclei.types
-    for kind, colour in enumerate(_colours(result)):
-        outlines = [
-            np.ascontiguousarray(nuclei.contour(row)[:, None, ::-1])
-            for row in np.flatnonzero(kinds == kind).tolist()
+def draw_tiles(result: SlideResult, *, dots: bool = False) -> Iterator[MakeTile]:
+    """Give each tile, row by row, as a function that reads and draws it: (h, w, 3) uint8 RGB.
+
+    Outlines are held until the row of tiles that they end in has been given.
+    """
+    held: list[Nuclei] = []
+    for row, arrived in completed_rows(result.parts(), result.shape[0], REACH_PX):
+        held += [_outlines(part.nuclei) for part in arrived if len(part.nuclei)]
+        for box in row_boxes(result.shape, row):
+            yield partial(_draw_tile, result, box, _near(held, box), dots)
+        lowest = (row + 1) * TILE - REACH_PX
+        held = [nuclei.select(nuclei.boxes_yxyx[:, 2] > lowest) for nuclei in held]
+        held = [nuclei for nuclei in held if len(nuclei)]
+
+
+def _outlines(nuclei: Nuclei) -> Nuclei:
+    """Return what is drawn of nuclei, without the rest."""
+    return replace(nuclei, type_shares=None, type_probabilities=None)
+
+
+def _near(tables: Sequence[Nuclei], box_yxyx: Box) -> Nuclei:
+    """Return the nuclei whose lines may show in a box."""
+    top, left, bottom, right = box_yxyx
+    near = []
+    for nuclei in tables:
+        boxes = nuclei.boxes_yxyx
+        shows = (boxes[:, 0] < bottom + REACH_PX) & (boxes[:, 2] > top - REACH_PX)
+        shows &= (boxes[:, 1] < right + REACH_PX) & (boxes[:, 3] > left - REACH_PX)
+        if shows.any():
+            near.append(nuclei.select(shows))
+    return Nuclei.concatenate(near)
+
+
+def _draw_tile(result: SlideResult, box_yxyx: Box, nuclei: Nuclei, dots: bool) -> np.ndarray:
+    """Return a tile with its outlines, drawn beyond its border and cut off there, so that tiles join."""
+    if not len(nuclei):
+        return _enlarge(result, box_yxyx) if _is_background(result, box_yxyx) else result.read(box_yxyx)
+    canvas = cv2.copyMakeBorder(result.read(box_yxyx), *[REACH_PX] * 4, cv2.BORDER_CONSTANT)
+    origin = box_yxyx[0] - REACH_PX, box_yxyx[1] - REACH_PX
+    draw_nuclei(canvas, nuclei, types=result.types, mpp=result.mpp, dots=dots, origin_yx=origin)
+    return canvas[REACH_PX:-REACH_PX, REACH_PX:-REACH_PX]
+
+
+def _is_background(result: SlideResult, box_yxyx: Box) -> bool:
+    """Return whether a box has no tissue, nor anything that its thumbnail shows; what a mask leaves out may."""
+    if result.tissue is None or result.thumbnail is None or _window(result.tissue, result, box_yxyx).any():
+        return False
+    return bool((np.ptp(_window(result.thumbnail, result, box_yxyx), axis=(0, 1)) <= EMPTY_CONTRAST).all())
+
+
+def _window(small: np.ndarray, result: SlideResult, box_yxyx: Box) -> np.ndarray:
+    """Return what a small picture of the slide shows of a box, and a pixel around it."""
+    scale = np.array(small.shape[:2]) / result.shape
+    top, left = np.maximum(np.floor(box_yxyx[:2] * scale).astype(int) - 1, 0)
+    bottom, right = np.ceil(box_yxyx[2:] * scale).astype(int) + 1
+    return small[top:bottom, left:right]
+
+
+def _enlarge(result: SlideResult, box_yxyx: Box) -> np.ndarray:
+    """Return a box as the thumbnail shows it, interpolated between its pixels' centres."""
+    assert result.thumbnail is not None
+    top, left, bottom, right = box_yxyx
+    scale_y, scale_x = np.array(result.thumbnail.shape[:2]) / result.shape
+    matrix = np.array(
+        [
+            [scale_x, 0, (left + 0.5) * scale_x - 0.5],
+            [0, scale_y, (top + 0.5) * scale_y - 0.5],
         ]
-        cv2.drawContours(canvas, outlines, -1, colour, width, cv2.LINE_AA)
-    for y, x in np.rint(nuclei.centroids).astype(int).tolist() if dots else ():
-        cv2.circle(canvas, (x, y), DOT_RADIUS_PX, DOT_COLOUR, cv2.FILLED)
-    return canvas
-
-
-def _num_types(nuclei: Nuclei) -> int:
-    """Return how many types to tell apart, background counted; without types all nuclei are of type 1."""
-    return 2 if nuclei.types is None else int(nuclei.types.max(initial=1)) + 1
-
-
-def _colours(result: ImageResult) -> tuple[tuple[int, int, int], ...]:
-    """Return the colour of each type."""
-    if result.types is None or result.nuclei.types is None:
-        return default_colours(_num_types(result.nuclei))
-    return tuple(kind.colour for kind in result.types)
-
-
-def _legend_entries(result: ImageResult) -> list[Entry]:
-    """Return text and colour of each type; background only where a nucleus has it."""
-    nuclei = result.nuclei
-    if nuclei.types is None:
-        return [(f"nuclei ({len(nuclei)})", _colours(result)[1])]
-    types = name_types(result.types, _num_types(nuclei))
-    counts = np.bincount(nuclei.types, minlength=len(types))
-    return [
-        (f"{kind.name} ({count})", kind.colour)
-        for index, (kind, count) in enumerate(zip(types, counts, strict=True))
-        if index > 0 or count > 0
-    ]
-
-
-def _add_strip(canvas: np.ndarray, entries: list[Entry]) -> np.ndarray:
-    """Return ``canvas`` with the legend below; a canvas too narrow for an entry is widened with white."""
-    size = int(np.clip(canvas.shape[1] // 50, *FONT_PX))
-    font = ImageFont.load_default(size)
-    widths = [round(font.getlength(text)) + 3 * size for text, _ in entries]
-    width = max(canvas.shape[1], max(widths, default=0) + size)
-    places, num_lines = _flow(widths, width, size)
-    line_height = round(1.8 * size)
-    strip = Image.new("RGB", (width, num_lines * line_height + size), WHITE)
-    draw = ImageDraw.Draw(strip)
-    for (text, colour), (x, line) in zip(entries, places, strict=True):
-        y = size // 2 + line * line_height + line_height // 2
-        draw.rectangle((x, y - size // 2, x + size, y + size // 2), fill=colour, outline=INK)
-        draw.text((x + round(1.5 * size), y), text, fill=INK, font=font, anchor="lm")
-    wide = np.full((canvas.shape[0], width, 3), WHITE, np.uint8)
-    wide[:, : canvas.shape[1]] = canvas
-    return np.concatenate([wide, np.asarray(strip)])
-
-
-def _flow(widths: list[int], width: int, indent: int) -> tuple[list[tuple[int, int]], int]:
-    """Place entries of ``widths`` in lines of ``width`` px: (x, line) of each, and the number of lines."""
-    places, x, line = [], indent, 0
-    for entry in widths:
-        if x > indent and x + entry > width:
-            x, line = indent, line + 1
-        places.append((x, line))
-        x += entry
-    return places, line + 1
+    )
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    size = (right - left, bottom - top)
+    return cv2.warpAffine(result.thumbnail, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
