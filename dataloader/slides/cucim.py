@@ -41,7 +41,6 @@ class CuCimReader:
         self._tiff = TiffReader(path)
         self.levels: tuple[Level, ...] = self._tiff.levels
         self.mpp = self._tiff.mpp
-        self.origin_level0 = self._tiff.origin_level0
         self._threads = threading.local()
         reason = self._find_fault()
         self._is_used = reason is None

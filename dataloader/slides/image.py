@@ -30,7 +30,6 @@ class ImageReader:
         """
         self.path = path
         self.mpp: float | None = None
-        self.origin_level0 = (0, 0)
         self._pixels = _decode(path)
         shape = self._pixels.shape[:2]
         self.levels: tuple[Level, ...] = (Level((shape[0], shape[1]), 1.0),)

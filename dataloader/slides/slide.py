@@ -65,14 +65,14 @@ class SlideReader(Protocol):
         path: the file.
         levels: finest first; the first is level 0.
         mpp: µm to a level-0 pixel (mean of both axes), or None where the file does not say.
-        origin_level0: (y, x) of the first pixel in the frame of the scanner's file; (0, 0) but for formats
-            that surround what was scanned with empty space, which is left out.
+
+    A reader that leaves out empty space around what was scanned also has ``origin_level0``, the (y, x) of its
+    first pixel in the frame of the scanner's file.
     """
 
     path: Path
     levels: tuple[Level, ...]
     mpp: float | None
-    origin_level0: tuple[int, int]
 
     def read_level(self, level: int, box_yxyx: Box) -> np.ndarray:
         """Return (h, w, 3) uint8 RGB of a box in the level's own pixels, not empty and inside its bounds.
@@ -115,7 +115,7 @@ class Slide:
         self.path = reader.path
         self.levels = reader.levels
         self.mpp = reader.mpp if mpp is None else mpp
-        self.origin_level0 = reader.origin_level0
+        self.origin_level0: tuple[int, int] = getattr(reader, "origin_level0", (0, 0))
 
     @property
     def shape_level0(self) -> Shape:

@@ -48,7 +48,6 @@ class TiffReader:
             SlideError: not a TIFF, or one that ends early.
         """
         self.path = path
-        self.origin_level0 = (0, 0)
         self._cache = TileCache(CACHE_BYTES)
         self._file = path.open("rb", buffering=0)
         try:

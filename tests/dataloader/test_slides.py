@@ -104,7 +104,6 @@ def test_a_region_is_read_from_the_coarsest_level_that_is_fine_enough():
     class Recorder:
         path = Path("memory")
         mpp = 0.25
-        origin_level0 = (0, 0)
         levels = tuple(Level.of((1000 // step, 1000 // step), (1000, 1000)) for step in (1, 4, 16))
         read_levels: list[int] = []
 
