@@ -81,14 +81,12 @@ def test_every_extension_of_the_table_that_can_be_made_is_read_here():
     assert {"." + name.rsplit(".", 1)[1] for name in WRITTEN} | LOSSY | SCANNERS_ONLY == set(READERS)
 
 
-@pytest.mark.parametrize(
-    "box", [(0, 0, *SHAPE), (13, 70, 210, 333), (299, 451, 300, 452), (64, 128, 128, 256)]
-)
-def test_every_reader_gives_the_same_level0_pixels(slide, image, box):
+def test_every_reader_gives_the_same_level0_pixels(slide, image):
     assert slide.shape_level0 == SHAPE
-    read = slide.read(box)
-    assert read.dtype == np.uint8
-    np.testing.assert_array_equal(read, image[box[0] : box[2], box[1] : box[3]])
+    for box in [(0, 0, *SHAPE), (13, 70, 210, 333), (299, 451, 300, 452), (64, 128, 128, 256)]:
+        read = slide.read(box)
+        assert read.dtype == np.uint8
+        np.testing.assert_array_equal(read, image[box[0] : box[2], box[1] : box[3]])
 
 
 def test_every_level_gives_its_own_pixels_wherever_a_box_lies(slide, image):
@@ -101,15 +99,14 @@ def test_every_level_gives_its_own_pixels_wherever_a_box_lies(slide, image):
             np.testing.assert_array_equal(read, wanted[box[0] : box[2], box[1] : box[3]])
 
 
-@pytest.mark.parametrize("mpp", [0.1, 0.3, 0.5, 0.8, 1.0])
-def test_every_reader_gives_the_same_pixels_at_a_working_resolution(slide, image, tmp_path, mpp):
-    plain = tmp_path / "plain.png"
-    write_with_pillow(plain, image)
-    with open_slide(plain, mpp=MPP) as reference:
-        height, width = reference.working_shape(mpp)
-        box = (height // 5, width // 7, height, width - 3)
-        wanted = reference.read(box, mpp).astype(int)
-    assert np.abs(slide.read(box, mpp) - wanted).max() <= 3  # a level is rounded before it is averaged
+def test_every_reader_gives_the_same_pixels_at_a_working_resolution(slide, image, tmp_path):
+    write_with_pillow(tmp_path / "plain.png", image)
+    with open_slide(tmp_path / "plain.png", mpp=MPP) as reference:
+        for mpp in (0.1, 0.3, 0.5, 0.8, 1.0):
+            height, width = reference.working_shape(mpp)
+            box = (height // 5, width // 7, height, width - 3)
+            difference = slide.read(box, mpp).astype(int) - reference.read(box, mpp)
+            assert np.abs(difference).max() <= 3  # a level is rounded before it is averaged
 
 
 def test_outside_the_slide_is_white(slide, image):
@@ -183,7 +180,7 @@ def test_a_folder_is_refused_whatever_the_reader(reader, tmp_path):
         open_slide(tmp_path, reader=reader)
 
 
-@pytest.mark.parametrize("share", [0.02, 0.3, 0.7, 0.97])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.97])
 def test_a_truncated_file_is_refused_with_its_path_and_a_remedy(slide, share):
     content = slide.path.read_bytes()
     path = slide.path.with_name(f"cut{slide.path.suffix}")
@@ -200,7 +197,7 @@ def test_a_truncated_file_is_refused_with_its_path_and_a_remedy(slide, share):
 
 @pytest.mark.parametrize("reader", ["tiff", "openslide", "cucim"])
 @pytest.mark.parametrize("compression", ["jpeg", "aperio_jp2000_rgb"])
-@pytest.mark.parametrize("share", [0.1, 0.6, 0.95])
+@pytest.mark.parametrize("share", [0.1, 0.9])
 def test_a_truncated_aperio_slide_is_refused(reader, compression, share, image, tmp_path):
     require(reader)
     write_aperio(tmp_path / "whole.svs", image, compression=compression)
