@@ -17,6 +17,7 @@ from run_utils.outputs import (
     overlay,
     parquet,
     picture,
+    store,
     thumb,
 )
 from run_utils.outputs.colours import default_colours
@@ -64,6 +65,7 @@ WRITERS = {
     "geojson": OutputFormat(".geojson.gz", geojson_file.write_compressed, geojson_file.read),
     "qupath": OutputFormat(".geojson", geojson_file.write, geojson_file.read),
     "parquet": OutputFormat(".parquet", parquet.write, parquet.read),
+    "store": OutputFormat(".db", store.write, store.read),
     "npy": OutputFormat(".npy", label_map.write, label_map.read, is_whole=True),
     "label": OutputFormat(".ome.tif", label.write, label.read),
     "thumb": OutputFormat(".png", thumb.write, thumb.read),
