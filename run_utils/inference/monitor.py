@@ -73,7 +73,7 @@ class Monitor:
             self._bar.update(count)
             rate = self._bar.format_dict["rate"]
             if self._mm2_per_tile and rate:
-                speed = f"{rate * self._mm2_per_tile:.2f} mm²/s"
+                speed = f"{rate * self._mm2_per_tile:.2g} mm²/s"
                 self._bar.set_postfix_str(f"{speed}, {self._num_nuclei:,} nuclei", refresh=False)
 
     def count_nuclei(self, count: int) -> None:
