@@ -12,12 +12,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import psutil
 from tabulate import tabulate
 
-from benchmarks.slides import SAMPLE, TILE, sample_tissue, spread, write_pyramid
+from benchmarks.pyramid import TILE, spread, write_pyramid
+from dataloader.slides import open_slide
 
-ROOT = SAMPLE.parents[1]
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLE = ROOT / "samples" / "CMU-1-Small-Region.svs"
 OUTPUTS = ("json", "geojson", "parquet", "store", "label", "overlay", "thumb", "mask")
 MPP = 0.25
 LIMIT_GIB = 4.0
@@ -50,7 +53,8 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        tissue = sample_tissue(MPP)
+        with open_slide(SAMPLE) as slide:
+            tissue = slide.read((0, 0, *slide.working_shape(MPP)), MPP)
         for name in [arguments.only] if arguments.only else ["sample", "pyramid", "synthetic"]:
             path = _make(name, Path(folder), tissue, arguments.side, arguments.share)
             output = Path(folder) / f"{name}-out"
@@ -76,17 +80,17 @@ HEADINGS = (
 )
 
 
-def _make(name: str, folder: Path, tissue: object, side: int, share: float) -> Path:
+def _make(name: str, folder: Path, tissue: np.ndarray, side: int, share: float) -> Path:
     """Return a slide's path, written where it is not the sample itself."""
     path = folder / f"{name}.tif"
-    height, width = tissue.shape[:2]  # type: ignore[attr-defined]
     if name == "sample":
         return SAMPLE
     if name == "pyramid":
-        whole = -(-max(height, width) // TILE) * TILE
-        write_pyramid(path, whole, tissue, [(0, 0)], mpp=MPP, downsamples=(1, 2, 4, 8))  # type: ignore[arg-type]
+        side, corners, downsamples = -(-max(tissue.shape) // TILE) * TILE, [(0, 0)], (1, 2, 4, 8)
     else:
-        write_pyramid(path, side, tissue, spread(side, (height, width), share), mpp=MPP)  # type: ignore[arg-type]
+        shape = (tissue.shape[0], tissue.shape[1])
+        corners, downsamples = spread(side, shape, share), (1, 4, 16, 64)
+    write_pyramid(path, tissue, side, mpp=MPP, corners_yx=corners, downsamples=downsamples)
     return path
 
 

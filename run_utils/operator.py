@@ -24,7 +24,8 @@ CHECKPOINT_EXTENSIONS = (".pt", ".tar")
 SAMPLES_DIR = Path(__file__).resolve().parents[1] / "samples"
 RENDER_CONFIG = "config_render.json"
 IMAGE, METADATA, WORK_DIR = "image.tif", "config.meta", "nuclei"
-FAILURE, USAGE_ERROR = 1, 2
+FAILURE, USAGE_ERROR, INTERRUPTED = 1, 2, 130
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,6 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=options.debug_level, format="%(asctime)s %(levelname)s %(message)s")
     try:
         return segment(options)
+    except KeyboardInterrupt:
+        sys.stderr.write("operator: interrupted; start the same command again to go on\n")
+        return INTERRUPTED
     except (ValueError, OSError) as error:
         sys.stderr.write(f"operator: {error}\n")
         return USAGE_ERROR
@@ -65,10 +69,12 @@ def segment(options: argparse.Namespace) -> int:
         mask_pixel_limit=options.mask_pixel_count_limit,
         read_workers=options.num_workers,
         decode_workers=options.num_workers,
+        overwrite=True,  # each run of the operator makes its outputs anew; one that was killed goes on
     )
     status = infer_all(settings)
     overlay = output_path(work_dir, slide_path.stem, "overlay")
     if status or not overlay.exists():
+        sys.stderr.write(f"operator: {slide_path} gave no image; {work_dir / 'run.json'} says why\n")
         return FAILURE
     image_path = options.output_path / IMAGE
     overlay.replace(image_path)
@@ -80,13 +86,19 @@ def segment(options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m run_utils.operator", description=__doc__)
     parser.add_argument("command", choices=["segmentation"], help="what to do: all operations at once")
-    parser.add_argument("-d", "--debug-level", default="INFO", type=str.upper, help="such as INFO or DEBUG")
+    parser.add_argument(
+        "-d", "--debug-level", default="INFO", type=str.upper, choices=LEVELS, help="of messages"
+    )
     parser.add_argument("--input-path", type=Path, default=Path("/input"), help="folder of the slide")
     parser.add_argument("--output-path", type=Path, default=Path("/output"), help="folder for the results")
     parser.add_argument("--config-path", type=Path, default=Path("/config"), help="folder with models")
-    parser.add_argument("-w", "--num-workers", type=int, default=usable_cpus(), help="threads a stage")
-    parser.add_argument("--mask-pixel-count-limit", type=int, default=1024 * 1024, help="pixels of the mask")
-    parser.add_argument("-t", "--tile-size", type=int, default=256, help="side of the network's input, px")
+    parser.add_argument("-w", "--num-workers", type=_positive, default=usable_cpus(), help="threads a stage")
+    parser.add_argument(
+        "--mask-pixel-count-limit", type=_positive, default=1024 * 1024, help="pixels of the mask"
+    )
+    parser.add_argument(
+        "-t", "--tile-size", type=_positive, default=256, help="side of the network's input, px"
+    )
     parser.add_argument(
         "-m",
         "--model-name",
@@ -97,6 +109,12 @@ def _parser() -> argparse.ArgumentParser:
         "-o", "--overlap", type=int, default=0, help="least px by which tiles overlap; 0: the network's own"
     )
     return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text} must be a number above 0")
+    return int(text)
 
 
 def _find_slide(folder: Path) -> Path:

@@ -14,11 +14,15 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from config.schema import InferSettings
 from dataloader.slides import READERS
 from run_utils.build import build_plan, build_predictor
+from run_utils.devices import resolve_device, resolve_precision
 from run_utils.inference.manifest import Manifest
 from run_utils.inference.monitor import Monitor
+from run_utils.inference.plan import Plan
+from run_utils.inference.predictors import Predictor
 from run_utils.inference.slide_run import SlideRunner
 from run_utils.inference.status import FAILED, SlideStatus, summarise
 from run_utils.outputs import check_names
+from run_utils.provenance import describe_environment
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +43,7 @@ def infer_all(settings: InferSettings) -> int:
     plan = build_plan(settings, predictor)
     manifest = Manifest(Path(settings.output), settings)
     monitor = Monitor()
-    runner = SlideRunner(settings, predictor, plan, manifest.facts, monitor)
+    runner = SlideRunner(settings, predictor, plan, manifest, _resolved(settings, predictor, plan), monitor)
     cv2.setNumThreads(1)  # regions are decoded side by side, one thread each
     start = time.perf_counter()
     statuses: list[SlideStatus] = []
@@ -47,21 +51,24 @@ def infer_all(settings: InferSettings) -> int:
         with logging_redirect_tqdm():
             for name, path in tqdm(files.items(), unit="slide", disable=len(files) == 1):
                 statuses.append(runner.run(name, path))
-                _record(manifest, statuses[-1], path)
     finally:
-        manifest.close()
+        manifest.close(is_complete=len(statuses) == len(files))
         if statuses:
             tqdm.write(summarise(statuses))
             tqdm.write(monitor.table(time.perf_counter() - start))
     return int(any(status.status == FAILED for status in statuses))
 
 
-def _record(manifest: Manifest, status: SlideStatus, path: Path) -> None:
-    """Write a slide's end into the manifest; a full disk must not end the run of the others."""
-    try:
-        manifest.record(status, path)
-    except OSError as error:
-        logger.error("%s: %s could not be written: %s", status.name, manifest.path, error)
+def _resolved(settings: InferSettings, predictor: Predictor, plan: Plan) -> dict[str, object]:
+    """Return what settings left open has become on this machine: half a slide must not be done another way."""
+    device = resolve_device(settings.device)
+    return {
+        "device": device.type,
+        "precision": str(resolve_precision(settings.precision, device)),
+        "window": plan.window,
+        "margin": predictor.geometry.margin,
+        "commit": describe_environment()["commit"],
+    }
 
 
 def find_images(path: Path) -> dict[str, Path]:
@@ -69,13 +76,26 @@ def find_images(path: Path) -> dict[str, Path]:
 
     Raises:
         FileNotFoundError: where there is nothing, or a folder without images.
+        ValueError: where two files would give outputs of one name.
     """
     if path.is_file():
         return {path.stem: path}
     if not path.is_dir():
         raise FileNotFoundError(f"input {path} does not exist; give an image or a folder of images")
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in READERS and file.is_file())
+    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    files = [entry for entry in entries if entry.suffix.lower() in READERS and entry.is_file()]
     if not files:
         raise FileNotFoundError(f"input folder {path} holds no image; known endings: {', '.join(READERS)}")
+    others = [entry.name for entry in entries if entry not in files]
+    if others:
+        logger.info(
+            "%s: passed over, being no images: %s", path, ", ".join(others[:5]) + " …" * (len(others) > 5)
+        )
     stems = Counter(file.stem for file in files)
-    return {file.stem if stems[file.stem] == 1 else file.name: file for file in files}
+    named = {file.stem if stems[file.stem] == 1 else file.name: file for file in files}
+    if len(named) < len(files):
+        lost = next(file for file in files if file not in named.values())
+        raise ValueError(
+            f"input folder {path}: {lost.name} and another file give one name; rename one of them"
+        )
+    return named

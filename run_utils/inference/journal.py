@@ -8,6 +8,7 @@ import os
 import threading
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import fields
 from io import BytesIO
 from pathlib import Path
@@ -95,11 +96,9 @@ class Journal:
             self._is_closed = True
             self._changed.notify_all()
 
-    def release(self, *, remove: bool) -> None:
+    def release(self) -> None:
         """Close the file once nothing reads it any more, and let other processes have it."""
         self.close()
-        if remove:
-            self.path.unlink(missing_ok=True)
         self._file.close()
 
     def _wait_for(self, index: int) -> int | None:
@@ -126,6 +125,8 @@ class Journal:
             if len(head) < RECORD_HEAD.size:
                 break
             size, checksum = RECORD_HEAD.unpack(head)
+            if not 0 < size <= os.fstat(descriptor).st_size - start:
+                break
             payload = os.pread(descriptor, size, start + RECORD_HEAD.size)
             if len(payload) < size or zlib.crc32(payload) != checksum:
                 break
@@ -135,10 +136,32 @@ class Journal:
         self._file.seek(start)
 
 
+def remove_journal(path: Path, *others: Path) -> None:
+    """Remove a journal and the unfinished files beside it, and the folder if it is empty then.
+
+    Where another process holds the journal, everything stays.
+    """
+    if not path.exists():
+        return
+    try:
+        file = _open_locked(path)
+    except JournalBusyError:
+        return
+    for left in (*others, path):
+        left.unlink(missing_ok=True)
+    file.close()
+    with suppress(OSError):
+        path.parent.rmdir()
+
+
 def _open_locked(path: Path) -> BinaryIO:
     """Open a file for reading and appending, held by this process alone."""
     while True:
-        file = path.open("a+b", buffering=0)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = path.open("a+b", buffering=0)
+        except FileNotFoundError:  # another process has just removed the folder, which was empty
+            continue
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -31,6 +31,9 @@ FREE_SETTINGS = (
     "read_workers",
     "decode_workers",
 )
+MAX_PATH = 1024  # characters; `regions=` may be a long list of boxes, which is no path
+
+Identity = dict[str, int]
 
 
 class Manifest:
@@ -41,55 +44,71 @@ class Manifest:
         settings: of the run.
 
     Raises:
-        ValueError: results of other settings are there and are not to be overwritten, or a run of other
-            settings is writing there.
+        ValueError: results of other settings are there and are not to be overwritten, a run of other settings
+            is writing there, or the folder's `run.json` is not a record of inference.
         OSError: the folder cannot be written.
     """
 
     def __init__(self, output_dir: Path, settings: InferSettings) -> None:
-        output_dir.mkdir(parents=True, exist_ok=True)
         self.path = output_dir / "run.json"
-        self.digest = hashlib.sha256(Path(settings.checkpoint).read_bytes()).hexdigest()
-        self._settings = {**dataclasses.asdict(settings), "checkpoint_sha256": self.digest}
-        self._presence = (output_dir / ".run.lock").open("a+b")
+        self._settings = {**dataclasses.asdict(settings), **_digests(settings)}
+        try:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            self._presence = (output_dir / ".run.lock").open("a+b")
+        except OSError as error:
+            raise OSError(
+                f"output={output_dir} cannot be written: {error.strerror}; give another output="
+            ) from error
         with self._content() as content:
             differing = self._differing(content)
-            if differing and not settings.overwrite:
-                raise ValueError(
-                    f"{output_dir} holds results of other settings ({differing}): give another output=, or "
-                    "overwrite=true"
-                )
-            if differing and not self._is_alone():
-                raise ValueError(
-                    f"a run of other settings ({differing}) is writing to {output_dir}: let it end, or give "
-                    "another output="
-                )
-            slides = {} if differing else content.get("slides", {})
-            content.clear()
-            content |= {**describe_environment(), "settings": self._settings, "slides": slides}
-        fcntl.flock(self._presence, fcntl.LOCK_SH)
+            self._check(differing, overwrite=settings.overwrite)
+            goes_on = bool(content) and not differing and settings.overwrite <= content["is_overwriting"]
+            content |= {
+                **describe_environment(),
+                "settings": self._settings,
+                "is_overwriting": settings.overwrite,
+                "slides": content["slides"] if goes_on else {},
+            }
+            fcntl.flock(self._presence, fcntl.LOCK_SH)
 
     @property
     def facts(self) -> dict[str, object]:
-        """What the results depend on: the settings that are not free, and the checkpoint's digest."""
+        """What the results depend on: the settings that are not free, and the digests of the files they name."""
         return {name: value for name, value in self._settings.items() if name not in FREE_SETTINGS}
 
-    def record(self, status: SlideStatus, path: Path) -> None:
-        """Write down how a slide ended; one that was skipped as done keeps what is written of it."""
-        entry = {**dataclasses.asdict(status), "input": str(path.resolve())}
-        del entry["name"]
-        with self._content() as content:
-            before = content["slides"].get(status.name)
-            if status.status == SKIPPED and before and before["status"] == DONE:
-                return
-            content["slides"][status.name] = {
-                **entry,
-                "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-            }
+    def is_done(self, name: str, identity: Identity) -> bool:
+        """Return whether a slide, the very file, was done with these settings, by any run."""
+        entry = self._read().get("slides", {}).get(name)
+        return (
+            bool(entry) and entry["status"] == DONE and all(entry[key] == identity[key] for key in identity)
+        )
 
-    def close(self) -> None:
-        """Leave the folder."""
+    def record(self, status: SlideStatus, path: Path, identity: Identity) -> None:
+        """Write down how a slide ended; one that was skipped as done keeps what is written of it."""
+        entry = {**dataclasses.asdict(status), "input": str(path.resolve()), **identity}
+        name = entry.pop("name")
+        if status.status == SKIPPED and self.is_done(name, identity):
+            return
+        with self._content() as content:
+            content["slides"][name] = {**entry, "ended": datetime.now(UTC).isoformat(timespec="seconds")}
+
+    def close(self, *, is_complete: bool) -> None:
+        """Leave the folder; a run that came to its end is not gone on with by the next one that overwrites."""
+        if is_complete and self._settings["overwrite"]:
+            with self._content() as content:
+                content["is_overwriting"] = False
         self._presence.close()
+
+    def _check(self, differing: str, *, overwrite: bool) -> None:
+        folder = self.path.parent
+        if differing and not overwrite:
+            raise ValueError(
+                f"{folder} holds results of other settings ({differing}): give another output=, or overwrite=true"
+            )
+        if differing and not self._is_alone():
+            raise ValueError(
+                f"a run of other settings ({differing}) is writing to {folder}: let it end, or give another output="
+            )
 
     def _differing(self, content: dict[str, Any]) -> str:
         """Say in which settings that matter the folder's results differ; empty where in none."""
@@ -116,9 +135,38 @@ class Manifest:
         folder = os.open(self.path.parent, os.O_RDONLY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)
-            content = json.loads(self.path.read_text()) if self.path.is_file() else {}
+            content = self._read()
             yield content
             with replacing(self.path) as temporary:
                 temporary.write_text(json.dumps(content, indent=2) + "\n")
         finally:
             os.close(folder)
+
+    def _read(self) -> dict[str, Any]:
+        if not self.path.is_file():
+            return {}
+        try:
+            content = json.loads(self.path.read_text())
+            if isinstance(content["settings"], dict) and isinstance(content["slides"], dict):
+                return {"is_overwriting": False, **content}
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise ValueError(
+            f"{self.path} is not the record of an inference run: give another output=, or remove the file"
+        )
+
+
+def identify(path: Path) -> Identity:
+    """Return what tells a file from an older or another one of its name."""
+    facts = path.stat()
+    return {"bytes": facts.st_size, "modified_ns": facts.st_mtime_ns}
+
+
+def _digests(settings: InferSettings) -> dict[str, str]:
+    """Return the SHA-256 of the files that settings name, so that another file of that name is told apart."""
+    named = {"checkpoint": settings.checkpoint, "mask": settings.mask, "regions": settings.regions}
+    return {
+        f"{name}_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        for name, path in named.items()
+        if path and len(path) < MAX_PATH and Path(path).is_file()
+    }

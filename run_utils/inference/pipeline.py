@@ -19,6 +19,8 @@ from run_utils.inference.plan import Plan
 from run_utils.inference.predictors import Predictor, ProbabilityMaps
 from run_utils.outputs import PackedLabels, Part, paint_labels
 
+HALF_PIXEL = 0.5  # from a pixel's index to its middle: cores, masks and outlines are bounded by pixels' edges
+
 
 class OwnedNuclei(NamedTuple):
     """What one region of a slide gives.
@@ -101,9 +103,10 @@ def own_nuclei(
     label_map, nuclei = decode(maps.nuclei, maps.hv, maps.types, **plan.decoding)
     corner = region.box_yxyx[:2]
     nuclei = nuclei.shift(corner)
-    is_own = grid.owner(nuclei.centroids) == region.index
+    centres = nuclei.centroids + HALF_PIXEL
+    is_own = grid.owner(centres) == region.index
     if tissue is not None:
-        is_own &= tissue.holds(nuclei.centroids)
+        is_own &= tissue.holds(centres)
     table = np.where(np.insert(is_own, 0, False), np.cumsum(np.insert(is_own, 0, False)), 0).astype(np.int32)
     return OwnedNuclei(nuclei.select(is_own).renumber(), PackedLabels.pack(table[label_map], corner))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ from dataloader.outlines import read_outlines, to_working
 from dataloader.slides import IMAGE_EXTENSIONS, Slide, SlideError, open_slide
 from dataloader.tissue import Tissue, find_mask, find_tissue, overview_mpp, read_mask, read_overview
 from run_utils.inference.journal import JournalBusyError
-from run_utils.inference.monitor import MM2_PER_UM2, Monitor
+from run_utils.inference.manifest import Identity, Manifest, identify
+from run_utils.inference.monitor import Monitor
 from run_utils.inference.plan import Plan
 from run_utils.inference.predictors import Predictor
 from run_utils.inference.slide_stream import Outputs, stream_slide
@@ -29,6 +31,7 @@ MPP_TOLERANCE = 0.05  # an image whose µm/px is this close to the network's is 
 SLIDE_PIXELS = 2048**2  # level-0 px from which background is looked for, and µm/px has to be known
 WHOLE_PIXELS = 2**28  # working px that outputs which hold a whole image take: 16,384², a GiB of label map
 NO_TISSUE = "no tissue was found in it; give mask= an image of your own, or tissue=false to look everywhere"
+NOTHING_CHOSEN = "mask= marks nothing in it; mark where to look with values above 0"
 IS_DONE = "its outputs are there; overwrite=true predicts it anew"
 
 
@@ -39,7 +42,8 @@ class SlideRunner:
         settings: of the run.
         predictor: gives the maps.
         plan: how slides are cut up and worked on.
-        facts: what the results depend on; unfinished work of other facts is not resumed.
+        manifest: of the run: says which slides are done, and what results depend on.
+        facts: further things that unfinished work depends on.
         monitor: counts tiles, nuclei and seconds.
     """
 
@@ -48,48 +52,60 @@ class SlideRunner:
         settings: InferSettings,
         predictor: Predictor,
         plan: Plan,
+        manifest: Manifest,
         facts: dict[str, object],
         monitor: Monitor,
     ) -> None:
         self.settings = settings
         self.predictor = predictor
         self.plan = plan
-        self.facts = facts
+        self.manifest = manifest
+        self.facts = {**manifest.facts, **facts}
         self.monitor = monitor
-        self.outputs = Outputs(
-            Path(settings.output), settings.outputs, settings.overwrite, {"dots": settings.dots}
-        )
+        self.outputs = Outputs(Path(settings.output), settings.outputs, {"dots": settings.dots})
         self.mpp: float | None = predictor.facts.mpp
         num_types = predictor.num_types
         self.types = None if num_types is None else name_types(predictor.facts.types, num_types)
         self._has_said_mpp = False
 
     def run(self, name: str, path: Path) -> SlideStatus:
-        """Infer one slide; whatever it meets ends in its status, and the run moves on."""
+        """Infer one slide; whatever it meets ends in its status and in the manifest, and the run moves on."""
         start = time.perf_counter()
-        if not self.outputs.pending(name):
-            return SlideStatus(name, SKIPPED, IS_DONE)
+        identity = identify(path)
         try:
-            with open_slide(path, self.settings.mpp or None, reader=self.settings.reader) as slide:
-                status = self._infer(name, slide)
+            status = self._run(name, path, identity)
         except JournalBusyError:
-            return SlideStatus(name, SKIPPED, "another run is working on it")
+            status = SlideStatus(name, SKIPPED, "another run is working on it")
         except Exception as error:  # the run moves on to the next slide
             is_expected = isinstance(error, (OSError, ValueError, MemoryError))
             logger.error("%s failed: %s", path, error, exc_info=not is_expected)
-            return SlideStatus(name, FAILED, str(error) or type(error).__name__)
+            status = SlideStatus(name, FAILED, str(error) or type(error).__name__)
         status.seconds = time.perf_counter() - start
+        try:
+            self.manifest.record(status, path, identity)
+        except OSError as error:  # a full disk must not end the run of the others
+            logger.error("%s: %s could not be written: %s", name, self.manifest.path, error)
+        else:
+            if status.status == DONE:
+                self.outputs.remove_unfinished(name)
         return status
 
-    def _infer(self, name: str, slide: Slide) -> SlideStatus:
+    def _run(self, name: str, path: Path, identity: Identity) -> SlideStatus:
+        if not self.outputs.pending(name, is_done=self.manifest.is_done(name, identity)):
+            self.outputs.remove_unfinished(name)  # of a run that was killed as it ended
+            return SlideStatus(name, SKIPPED, IS_DONE)
+        with open_slide(path, self.settings.mpp or None, reader=self.settings.reader) as slide:
+            return self._infer(name, slide, identity)
+
+    def _infer(self, name: str, slide: Slide, identity: Identity) -> SlideStatus:
         mpp = self._working_mpp(slide)
         shape = slide.working_shape(mpp)
-        _check_size(slide, shape, self.outputs.pending(name))
+        _check_size(slide, shape, self.settings.outputs)
         with self.monitor.stage("find tissue"):
             overview = read_overview(slide, self.settings.mask_pixel_limit)
             tissue = self._find_tissue(name, slide, mpp, overview)
         if tissue is not None and tissue.is_empty:
-            return SlideStatus(name, SKIPPED, NO_TISSUE)
+            return SlideStatus(name, SKIPPED, NOTHING_CHOSEN if self.settings.mask else NO_TISSUE)
         result = SlideResult(
             name=name,
             shape=shape,
@@ -101,26 +117,25 @@ class SlideRunner:
             thumbnail=overview,
             tissue=None if tissue is None else tissue.mask,
         )
-        num_pixels = shape[0] * shape[1]
-        area = num_pixels if tissue is None else tissue.area
-        mm2 = None if result.mpp is None else float(area) * result.mpp**2 * MM2_PER_UM2
         tally = stream_slide(
             result,
             tissue,
             self.predictor,
             self.plan,
             self.outputs,
-            head={**self.facts, **_identity(slide.path)},
-            area_mm2=mm2,
+            head={**self.facts, **identity, "slide": str(slide.path.resolve()), "tissue": _digest(tissue)},
+            is_done=partial(self.manifest.is_done, name, identity),
             monitor=self.monitor,
         )
+        if tally is None:
+            return SlideStatus(name, SKIPPED, IS_DONE)
         return SlideStatus(
             name,
             DONE,
             num_nuclei=tally.num_nuclei,
             per_type=dict(tally.per_type),
-            num_pixels=num_pixels,
-            mm2=mm2,
+            num_pixels=shape[0] * shape[1],
+            mm2=tally.mm2,
         )
 
     def _find_tissue(self, name: str, slide: Slide, mpp: float | None, overview: np.ndarray) -> Tissue | None:
@@ -176,7 +191,8 @@ def _check_size(slide: Slide, shape: tuple[int, int], names: Sequence[str]) -> N
         )
 
 
-def _identity(path: Path) -> dict[str, object]:
-    """Return what tells a file from another one, or from an older one of that name."""
-    facts = path.stat()
-    return {"slide": str(path.resolve()), "bytes": facts.st_size, "modified_ns": facts.st_mtime_ns}
+def _digest(tissue: Tissue | None) -> str:
+    """Return a short name for where is looked, so that another mask is told apart."""
+    if tissue is None or tissue.mask is None:
+        return "everywhere"
+    return hashlib.sha256(repr(tissue.mask.shape).encode() + tissue.mask.tobytes()).hexdigest()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,13 @@ import numpy as np
 from dataloader.grid import TileGrid
 from dataloader.tissue import Tissue
 from models.nuclei import Nuclei, NucleusType
-from run_utils.inference.journal import Journal
+from run_utils.inference.journal import Journal, remove_journal
 from run_utils.inference.maps import count_tiles
-from run_utils.inference.monitor import Monitor, Pauses
+from run_utils.inference.monitor import MM2_PER_UM2, Monitor, Pauses
 from run_utils.inference.pipeline import find_regions, number_parts, stream_regions
 from run_utils.inference.plan import Plan
 from run_utils.inference.predictors import Predictor
-from run_utils.outputs import Part, SlideResult, output_path, write_output
+from run_utils.outputs import WRITERS, Part, SlideResult, output_path, write_output
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +36,49 @@ class Tally:
     Attributes:
         num_nuclei: all of them.
         per_type: those of each type, by name.
+        mm2: that were looked at, or None where µm/px is unknown.
     """
 
     num_nuclei: int = 0
     per_type: Counter[str] = field(default_factory=Counter)
+    mm2: float | None = None
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is written of a slide, and where.
+
+    Attributes:
+        folder: of the run.
+        names: rows of `WRITERS`.
+        options: of the writers.
+    """
+
+    folder: Path
+    names: Sequence[str]
+    options: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def scratch_dir(self) -> Path:
+        """Folder for what is not finished; it is there only while something is."""
+        return self.folder / UNFINISHED
+
+    def pending(self, slide_name: str, *, is_done: bool) -> list[str]:
+        """Return the outputs of a slide that are to be written: all, or those that a slide that is done lacks."""
+        return [
+            name
+            for name in self.names
+            if not (is_done and output_path(self.folder, slide_name, name).exists())
+        ]
+
+    def journal_path(self, slide_name: str) -> Path:
+        """Return where the journal of a slide lies."""
+        return self.scratch_dir / f"{slide_name}.journal"
+
+    def remove_unfinished(self, slide_name: str) -> None:
+        """Remove the journal of a slide, and what lies beside it, unless another run works on the slide."""
+        others = [self.scratch_dir / f"{slide_name}.{name}" for name in WRITERS]
+        remove_journal(self.journal_path(slide_name), *others)
 
 
 def stream_slide(
@@ -50,13 +89,14 @@ def stream_slide(
     outputs: Outputs,
     *,
     head: dict[str, Any],
-    area_mm2: float | None,
+    is_done: Callable[[], bool],
     monitor: Monitor,
-) -> Tally:
+) -> Tally | None:
     """Find a slide's nuclei, region by region, and write its outputs while it is being worked on.
 
     Each region is added to a journal, from which the outputs are written; a process that was killed goes on
-    after the last region in it. The journal goes when every output is there under its name.
+    after the last region in it. The journal stays: `Outputs.remove_unfinished` removes it once the slide's end
+    is recorded.
 
     Args:
         result: the slide; its `parts` are replaced by those that are found.
@@ -65,8 +105,11 @@ def stream_slide(
         plan: how to cut up and decode the slide.
         outputs: what to write, and where.
         head: what the nuclei depend on; a journal of another head is started anew.
-        area_mm2: of the tissue, or None where µm/px is unknown; for the rate that is shown.
+        is_done: asked once the slide is ours: whether another run has done it in the meantime.
         monitor: counts tiles, nuclei and seconds, and shows them.
+
+    Returns:
+        What was found; None where another run left nothing to write.
 
     Raises:
         JournalBusyError: another process works on this slide.
@@ -75,77 +118,46 @@ def stream_slide(
     grid = TileGrid(result.shape, plan.region_size, plan.halo)
     regions = find_regions(grid, tissue)
     head = {**head, "regions": [region.index for region in regions]}
-    is_written = False
-    with outputs.scratch_folder() as scratch_dir:
-        journal = Journal(scratch_dir / f"{result.name}.journal", head)
-        try:
-            parts = lambda: number_parts(journal.records(), regions, grid, plan.halo)  # noqa: E731
-            left = regions[len(journal) :]
-            if len(left) < len(regions):
-                logger.info("%s: goes on after %d of %d regions", result.name, len(journal), len(regions))
-            with _follow(replace(result, parts=parts), outputs, scratch_dir, journal, monitor) as followers:
-                num_tiles = count_tiles((region.box_yxyx for region in left), predictor, plan, tissue)
-                share = len(left) / max(len(regions), 1)
-                with monitor.show(result.name, num_tiles, area_mm2 and area_mm2 * share):
-                    for owned in stream_regions(
-                        result.read, grid, left, predictor, plan, tissue=tissue, monitor=monitor
-                    ):
-                        journal.append(owned)
-                        _raise_first(followers)
-                journal.finish()
-            is_written = True
-            tally: Tally = followers[0].result()
-            return tally
-        finally:
-            journal.release(remove=is_written)
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What is written of a slide, and where.
-
-    Attributes:
-        folder: of the run.
-        names: rows of `WRITERS`.
-        overwrite: write again what is there.
-        options: of the writers.
-    """
-
-    folder: Path
-    names: Sequence[str]
-    overwrite: bool = False
-    options: dict[str, bool] = field(default_factory=dict)
-
-    def pending(self, slide_name: str) -> list[str]:
-        """Return the outputs of a slide that are to be written."""
-        if self.overwrite:
-            return list(self.names)
-        return [name for name in self.names if not output_path(self.folder, slide_name, name).exists()]
-
-    @contextmanager
-    def scratch_folder(self) -> Iterator[Path]:
-        """Give the folder for what is not finished; it goes once it is empty."""
-        path = self.folder / UNFINISHED
-        path.mkdir(parents=True, exist_ok=True)
-        try:
-            yield path
-        finally:
-            with suppress(OSError):
-                path.rmdir()
+    journal = Journal(outputs.journal_path(result.name), head)
+    try:
+        names = outputs.pending(result.name, is_done=is_done())
+        if not names:
+            return None
+        left = regions[len(journal) :]
+        if len(left) < len(regions):
+            logger.info("%s: goes on after %d of %d regions", result.name, len(journal), len(regions))
+        num_tiles = count_tiles((region.box_yxyx for region in left), predictor, plan, tissue)
+        mm2 = _area_mm2(result, tissue)
+        mm2_left = mm2 and mm2 * len(left) / max(len(regions), 1)
+        result = replace(result, parts=lambda: number_parts(journal.records(), regions, grid, plan.halo))
+        with (
+            monitor.show(result.name, num_tiles, mm2_left),
+            _follow(result, names, outputs, journal, monitor) as followers,
+        ):
+            for owned in stream_regions(
+                result.read, grid, left, predictor, plan, tissue=tissue, monitor=monitor
+            ):
+                journal.append(owned)
+                _raise_first(followers)
+            journal.finish()
+        return replace(followers[0].result(), mm2=mm2)
+    finally:
+        journal.release()
 
 
 @contextmanager
 def _follow(
-    result: SlideResult, outputs: Outputs, scratch_dir: Path, journal: Journal, monitor: Monitor
+    result: SlideResult, names: Sequence[str], outputs: Outputs, journal: Journal, monitor: Monitor
 ) -> Iterator[list[Future]]:
     """Run a tally and a writer for each output beside the block; all are done, or stopped, at its end."""
-    names = outputs.pending(result.name)  # a run beside this one may have written them in the meantime
     threads = ThreadPoolExecutor(len(names) + 1, thread_name_prefix="write")
 
     def write(name: str) -> None:
         with monitor.stage(f"write {name}") as pauses:
             waiting = replace(result, parts=lambda: _leave_out_waiting(result.parts(), pauses))
-            write_output(waiting, outputs.folder, name, options=outputs.options, scratch_dir=scratch_dir)
+            write_output(
+                waiting, outputs.folder, name, options=outputs.options, scratch_dir=outputs.scratch_dir
+            )
 
     try:
         followers: list[Future] = [threads.submit(_tally, result, monitor)]
@@ -172,6 +184,13 @@ def _raise_first(followers: Sequence[Future]) -> None:
     for follower in followers:
         if follower.done():
             follower.result()
+
+
+def _area_mm2(result: SlideResult, tissue: Tissue | None) -> float | None:
+    if result.mpp is None:
+        return None
+    area = result.shape[0] * result.shape[1] if tissue is None else tissue.area
+    return float(area) * result.mpp**2 * MM2_PER_UM2
 
 
 def _tally(result: SlideResult, monitor: Monitor) -> Tally:

@@ -15,6 +15,7 @@ from run_utils.inference.batch_run import find_images, infer_all
 from run_utils.outputs import WRITERS, output_path
 from tests.drawing import draw_pairs, paint_tissue
 
+
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     folder = tmp_path / "images"
@@ -113,3 +114,10 @@ def test_images_of_one_stem_keep_their_endings_in_their_names(tmp_path: Path) ->
     for name in ("a.png", "a.tif", "b.png"):
         (tmp_path / name).touch()
     assert list(find_images(tmp_path)) == ["a.png", "a.tif", "b"]
+
+
+def test_files_that_would_share_a_name_are_refused(tmp_path: Path) -> None:
+    for name in ("a.svs", "a.tif", "a.svs.tif"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match="rename one of them"):
+        find_images(tmp_path)

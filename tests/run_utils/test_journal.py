@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from models.nuclei import Nuclei
-from run_utils.inference.journal import Journal, JournalBusyError, JournalClosedError
+from run_utils.inference.journal import Journal, JournalBusyError, JournalClosedError, remove_journal
 from run_utils.inference.pipeline import OwnedNuclei
 from tests.conftest import ROOT
 from tests.results import ellipses, make_parts
@@ -30,14 +30,14 @@ def fill(path: Path, regions: list[OwnedNuclei], head: dict = HEAD) -> None:
     journal = Journal(path, head)
     for region in regions:
         journal.append(region)
-    journal.release(remove=False)
+    journal.release()
 
 
 def read(path: Path, head: dict = HEAD) -> list[OwnedNuclei]:
     journal = Journal(path, head)
     journal.finish()
     found = list(journal.records())
-    journal.release(remove=False)
+    journal.release()
     return found
 
 
@@ -105,8 +105,11 @@ def test_a_reader_waits_for_regions_to_come(tmp_path, regions) -> None:
     reader.join(10)
     assert not reader.is_alive()
     assert_same(found, regions)
-    journal.release(remove=True)
-    assert list(tmp_path.iterdir()) == []
+    remove_journal(journal.path)  # this process holds it: it stays
+    assert journal.path.exists()
+    journal.release()
+    remove_journal(journal.path, tmp_path / "unfinished")
+    assert not tmp_path.exists()
 
 
 def test_a_reader_is_stopped_where_the_work_is_given_up(tmp_path, regions) -> None:
@@ -129,8 +132,8 @@ def test_two_processes_do_not_share_a_journal(tmp_path) -> None:
         [sys.executable, "-c", code, tmp_path / "journal"], cwd=ROOT, capture_output=True, text=True
     )
     assert "JournalBusyError" in other.stderr
-    journal.release(remove=False)
-    Journal(tmp_path / "journal", HEAD).release(remove=True)
+    journal.release()
+    Journal(tmp_path / "journal", HEAD).release()
 
 
 def test_a_full_disk_leaves_whole_records(tmp_path, regions, monkeypatch) -> None:
@@ -157,5 +160,13 @@ def test_a_full_disk_leaves_whole_records(tmp_path, regions, monkeypatch) -> Non
         journal.append(regions[1])
     monkeypatch.undo()
     assert (tmp_path / "journal").stat().st_size == size
-    journal.release(remove=False)
+    journal.release()
     assert_same(read(tmp_path / "journal"), regions[:1])
+
+
+@pytest.mark.parametrize("tail", [bytes(24), bytes(200), b"\xff" * 64])
+def test_what_a_power_cut_leaves_is_no_record(tail: bytes, tmp_path, regions) -> None:
+    fill(tmp_path / "journal", regions[:2])
+    with (tmp_path / "journal").open("ab") as file:
+        file.write(tail)
+    assert_same(read(tmp_path / "journal"), regions[:2])

@@ -25,7 +25,7 @@ from tests.drawing import draw_pairs, paint_tissue
 SIDE = 900
 OUTPUTS = ["json", "qupath", "npy"]
 NAME = "slide"
-SMALL = {"region_size": 128, "window": 256, "nuclei_threshold": 0.4}
+SMALL = {"region_size": 128, "window": 256, "nuclei_threshold": 0.54}
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def test_a_slide_that_another_run_works_on_is_left_to_it(
     held = Journal(folder / f"{NAME}.journal", {})
     assert infer_all(settings(slide, checkpoint, tmp_path / "out")) == 0
     assert manifest(tmp_path / "out")[NAME]["reason"] == "another run is working on it"
-    held.release(remove=True)
+    held.release()
     assert infer_all(settings(slide, checkpoint, tmp_path / "out")) == 0
     assert manifest(tmp_path / "out")[NAME]["status"] == "done"
 
@@ -283,8 +283,85 @@ def test_a_run_beside_one_of_other_settings_is_refused(slide: Path, checkpoint: 
     other = settings(slide, checkpoint, tmp_path / "out", min_size=20, overwrite=True)
     with pytest.raises(ValueError, match=r"a run of other settings \(min_size was 10, is 20\) is writing"):
         infer_all(other)
-    first.close()
+    first.close(is_complete=True)
     assert infer_all(other) == 0
+
+
+def test_an_overwriting_run_that_was_killed_goes_on_without_mixing_results(
+    slide: Path, checkpoint: Path, unbroken: dict[str, bytes], tmp_path: Path, monkeypatch
+) -> None:
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    names = ["a", "b", "c"]
+    for name in names:
+        (folder / f"{name}.tif").write_bytes(slide.read_bytes())
+    chosen = settings(folder, checkpoint, tmp_path / "out", outputs=["json"])
+    assert infer_all(chosen) == 0
+    chosen.nuclei_threshold, chosen.overwrite = 0.538, True
+    killed = KeyboardInterrupt
+    real = Journal.finish
+    finished: list[str] = []
+
+    def finish(journal: Journal) -> None:
+        if len(finished) == 1:
+            raise killed
+        finished.append(journal.path.stem)
+        real(journal)
+
+    monkeypatch.setattr(Journal, "finish", finish)
+    with pytest.raises(killed):
+        infer_all(chosen)
+    monkeypatch.undo()
+    assert {name: entry["status"] for name, entry in manifest(tmp_path / "out").items()} == {"a": "done"}
+    before = output_path(tmp_path / "out", "a", "json").stat().st_mtime_ns
+    chosen.overwrite = False
+    assert infer_all(chosen) == 0
+    assert output_path(tmp_path / "out", "a", "json").stat().st_mtime_ns == before
+    found = [output_path(tmp_path / "out", name, "json").read_bytes() for name in names]
+    assert found[0] == found[1] == found[2] != unbroken["json"]
+
+
+def test_another_slide_of_the_same_name_is_not_taken_for_done(
+    slide: Path, checkpoint: Path, unbroken: dict[str, bytes], tmp_path: Path
+) -> None:
+    other = tmp_path / f"{NAME}.tif"
+    write_slide(other, np.full((300, 300, 3), 200, np.uint8))
+    assert infer_all(settings(other, checkpoint, tmp_path / "out")) == 0
+    assert infer_all(settings(slide, checkpoint, tmp_path / "out")) == 0
+    assert contents(tmp_path / "out") == unbroken
+
+
+def test_a_run_killed_as_it_ended_is_done_without_predicting_again(
+    slide: Path, checkpoint: Path, unbroken: dict[str, bytes], tmp_path: Path, monkeypatch
+) -> None:
+    chosen = settings(slide, checkpoint, tmp_path / "out")
+
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("run_utils.inference.manifest.Manifest.record", stop)
+    with pytest.raises(KeyboardInterrupt):
+        infer_all(chosen)
+    monkeypatch.undo()
+    assert output_path(tmp_path / "out", NAME, "json").exists()
+    monkeypatch.setattr("run_utils.inference.predictors.TorchPredictor.predict", stop)
+    assert infer_all(chosen) == 0
+    assert manifest(tmp_path / "out")[NAME]["num_nuclei"] > 40
+    assert contents(tmp_path / "out") == unbroken
+    assert not (tmp_path / "out" / slide_stream.UNFINISHED).exists()
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"time": 1}'])
+def test_a_record_that_is_none_is_named(content: str, slide: Path, checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ValueError, match=r"run\.json is not the record of an inference run"):
+        infer_all(settings(slide, checkpoint, tmp_path))
+
+
+def test_a_folder_that_cannot_be_made_is_named(slide: Path, checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"output=.*cannot be written.*give another output="):
+        infer_all(settings(slide, checkpoint, tmp_path / "file" / "out"))
 
 
 @pytest.mark.gpu

@@ -1,5 +1,6 @@
 """The store: the layout that TIAToolbox reads, said in SQL and well-known binary; what each row holds."""
 
+import errno
 import json
 import sqlite3
 import tracemalloc
@@ -14,6 +15,7 @@ import shapely
 from benchmarks.synthetic_slide import DrawnSlide
 from run_utils.outputs import store
 from run_utils.outputs.facts import Facts
+from run_utils.outputs.measures import measure
 from tests.results import TYPES, ellipses, make_result
 
 COLUMNS = {
@@ -108,6 +110,34 @@ def test_properties_hold_type_share_probabilities_and_area(path):
         for index, type_ in enumerate(TYPES):
             expected = nuclei.type_probabilities[row, index]
             assert properties[f"probability_{type_.name}"] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("region_size", [4096, 32])
+def test_holes_do_not_count_as_area(path, region_size, monkeypatch):
+    monkeypatch.setattr(store, "BATCH", 3)
+    label_map = ellipses()
+    label_map[10:13, 8:12] = 0  # 12 pixels in the midst of the first
+    result = make_result(label_map, mpp=0.5, region_size=region_size)
+    store.write(result, path)
+    found = rows(path, "SELECT json_extract(properties, '$.area_um2') FROM annotations ORDER BY id")
+    areas = [area for (area,) in found]
+    painted = result.whole_label_map()
+    assert areas == [0.25 * count for count in np.bincount(painted[painted > 0])[1:]]
+    assert areas == [0.25 * area for part in result.parts() for area in measure(part).area]
+    polygon = polygons(path)[painted[7, 10]]
+    assert polygon.area * 0.25 - areas[painted[7, 10] - 1] == 12 * 0.25
+
+
+def test_a_full_disk_is_an_error_of_the_system_with_the_files_path(path, monkeypatch):
+    monkeypatch.setattr(store, "WHILE_WRITING", (*store.WHILE_WRITING, "PRAGMA max_page_count = 9"))
+    with pytest.raises(OSError, match=r"No space left on device.*tile\.db") as refusal:
+        store.write(make_result(ellipses()), path)
+    assert refusal.value.errno == errno.ENOSPC
+
+
+def test_a_folder_that_is_not_there_is_an_error_of_the_system_with_the_files_path(tmp_path):
+    with pytest.raises(OSError, match=r"missing/tile\.db cannot be written: unable to open"):
+        store.write(make_result(ellipses()), tmp_path / "missing" / "tile.db")
 
 
 def test_what_is_not_known_is_left_out_of_the_properties(path):

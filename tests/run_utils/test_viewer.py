@@ -4,8 +4,10 @@ import http.client
 import json
 import re
 import socket
+import sqlite3
 import threading
 import xml.etree.ElementTree as ElementTree
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -253,7 +255,10 @@ def test_measures_of_a_nucleus_are_in_micrometres(page, drawn, nuclei):
     mask = np.zeros(np.ptp(nuclei.boxes_yxyx[row].reshape(2, 2), axis=0), np.uint8)
     cv2.drawContours(mask, [contour[:, None, ::-1]], -1, 1, cv2.FILLED)
     assert measures["unit"] == "µm"
-    assert measures["area"] == pytest.approx(mask.sum() * 0.25**2)
+    assert measures["solidity"] <= 1
+    assert mask.sum() * 0.25**2 == pytest.approx(
+        measures["circularity"] * measures["perimeter"] ** 2 / (4 * np.pi)
+    )
     assert measures["type"] == nuclei.types[row]
     assert measures["probabilities"] == pytest.approx(nuclei.type_probabilities[row].tolist(), abs=1e-5)
     assert measures["centroid_xy_level0"] == pytest.approx((nuclei.centroids[row, ::-1] + 0.5).tolist())
@@ -271,6 +276,14 @@ def test_a_disc_has_a_discs_measures(tmp_path):
     assert measures["major_axis"] == pytest.approx(60, rel=0.01)
     assert measures["minor_axis"] == pytest.approx(60, rel=0.01)
     assert measures["centroid_xy_level0"] == [181.0, 201.0]
+
+
+def test_holes_count_neither_in_the_store_nor_on_the_page(tmp_path):
+    ring = np.zeros((60, 60), np.int32)
+    ring[10:30, 10:30] = 1
+    ring[15:20, 15:20] = 0
+    store.write(make_result(ring, mpp=0.5), tmp_path / "ring.db")
+    assert StoredNuclei(tmp_path / "ring.db").measures(1)["area"] == (400 - 25) * 0.25
 
 
 @pytest.mark.parametrize(
@@ -361,6 +374,28 @@ def test_a_slide_that_breaks_gives_one_line_and_the_next_request_is_answered(dra
     server.server_close()
 
 
+@pytest.mark.parametrize("address", ["/contours/0_0", "/nucleus/1"])
+@pytest.mark.parametrize(
+    "change",
+    ["DROP TABLE annotations", "UPDATE annotations SET geometry = x'00ff', properties = 'no JSON'"],
+)
+def test_a_store_that_breaks_gives_one_line_and_the_next_request_is_answered(small, address, change):
+    image, path = small
+    with command._open(image, "image") as slide:
+        server = start(slide, path)
+        page = Page(server.server_port)
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute(change)
+            connection.commit()
+        answer, body = page.get(address)
+        assert answer.status == 500
+        assert body.startswith(f"{path} cannot be read: ".encode())
+        assert body.count(b"\n") == 1
+        assert page.get("/info")[0].status == 200
+        server.shutdown()
+        server.server_close()
+
+
 def test_many_threads_get_the_same_answers(page):
     expected = page.get("/contours/1_1")[1]
     answers = []
@@ -421,6 +456,16 @@ def test_files_that_cannot_be_shown_end_in_one_line(small, capsys, tmp_path):
         assert text.count("\n") == 1
 
 
+def test_the_reader_can_be_named(small, capsys, monkeypatch):
+    monkeypatch.setattr("http.server.HTTPServer.serve_forever", lambda self: None)
+    assert run_command([*small, "--port", "0", "--reader", "image"], capsys)[0] == 0
+    status, text = run_command([*small, "--port", "0", "--reader", "tiff"], capsys)
+    assert status == 2
+    assert "tile 1.png cannot be read as a TIFF slide" in text
+    with pytest.raises(SystemExit):
+        run_command([*small, "--reader", "pillow"], capsys)
+
+
 def test_a_taken_port_is_named(small, capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -438,7 +483,7 @@ def test_a_number_that_is_no_port_is_refused(small, capsys):
 
 def test_an_image_of_unknown_resolution_is_shown_in_pixels(small):
     image, path = small
-    slide = command._open(Path(image))
+    slide = command._open(Path(image), "auto")
     server = start(slide, path)
     page = Page(server.server_port)
     assert page.json("/info")["mpp"] is None
