@@ -13,13 +13,23 @@ import tifffile
 
 from dataloader.slides.pixels import WHITE
 from dataloader.slides.slide import REMEDY_TILED, Box, Level, SlideError, UnsupportedError
-from dataloader.slides.tiff_pages import check_page, count_segments, index_pages, segment_indices
+from dataloader.slides.tiff_pages import (
+    check_page,
+    count_segments,
+    index_pages,
+    segment_indices,
+    segment_shape,
+)
 from dataloader.slides.tiff_samples import decode_segment
 from dataloader.slides.tile_cache import TileCache
 
 CACHE_BYTES = 2**25  # 32 MiB: 170 tiles of 256² px
+STRIP_CACHE_BYTES = (
+    2**29
+)  # 512 MiB: 2980 rows of a slide 60,000 px wide, so that a row of regions shares them
 JPEG_START = b"\xff\xd8"
-MAX_UNTILED_PIXELS = 2**30  # a level without tiles is held in memory, 3 bytes a pixel
+MAX_STRIP_PIXELS = STRIP_CACHE_BYTES // 12  # a quarter of the cache; what has larger strips is held in memory
+MAX_HELD_PIXELS = 2**28  # of such a level: 805 MB
 BROKEN_FILE = (
     tifffile.TiffFileError,
     ValueError,
@@ -36,8 +46,9 @@ class TiffReader:
     """A TIFF's largest image and its pyramid.
 
     Tiles are read with ``os.pread``, which shares no file position, and decoded one by one, so that any
-    number of threads read at once; those used last are kept. A level without tiles (strips) is decoded whole
-    when the file is opened and kept. Tiles that the file leaves out are white.
+    number of threads read at once; those used last are kept. Strips are tiles as wide as the image; a level
+    whose strips are too large for that (often a single one) is decoded when the file is opened and held.
+    Tiles that the file leaves out are white.
     """
 
     def __init__(self, path: Path):
@@ -48,7 +59,6 @@ class TiffReader:
             SlideError: not a TIFF, or one that ends early.
         """
         self.path = path
-        self._cache = TileCache(CACHE_BYTES)
         self._file = path.open("rb", buffering=0)
         try:
             pages, self.mpp = index_pages(path)
@@ -62,6 +72,8 @@ class TiffReader:
                 f"{path} cannot be read as a TIFF slide: {error}; check that "
                 "the file is complete, or copy it again"
             ) from error
+        has_tiles = all(page.is_tiled for page in pages)
+        self._cache = TileCache(CACHE_BYTES if has_tiles else STRIP_CACHE_BYTES)
         shapes = [(page.imagelength, page.imagewidth) for page in pages]
         self.levels = tuple(Level.of(shape, shapes[0]) for shape in shapes)
 
@@ -86,7 +98,7 @@ class TiffReader:
         For ``CuCimReader``: cuCIM gives what its memory held for the others, and does not say so.
         """
         page = self._sources[level]
-        if isinstance(page, np.ndarray):
+        if isinstance(page, np.ndarray) or not page.is_tiled:
             return False
         for index, _, _ in _tiles(page, box_yxyx):
             if page.databytecounts[index] == 0:
@@ -103,18 +115,19 @@ class TiffReader:
         self._cache.clear()
 
     def _source(self, page: Any) -> Any:
-        """Return what a level is read from: the page for one with tiles, else its pixels."""
+        """Return what a level is read from: its page, or, where single strips are huge, its pixels."""
         check_page(page, self.path, os.fstat(self._file.fileno()).st_size)
-        if page.is_tiled:
+        height, width = segment_shape(page)
+        if page.is_tiled or height * width <= MAX_STRIP_PIXELS:
             return page
-        if page.imagelength * page.imagewidth > MAX_UNTILED_PIXELS:
+        if page.imagelength * page.imagewidth > MAX_HELD_PIXELS:
             raise UnsupportedError(
-                f"{self.path} has {page.imagelength}x{page.imagewidth} pixels without tiles, more than the "
-                f"{MAX_UNTILED_PIXELS} that are held in memory; {REMEDY_TILED}"
+                f"{self.path} has {page.imagelength}x{page.imagewidth} pixels in strips of {height} rows, too many "
+                f"to be read in parts, and more than the {MAX_HELD_PIXELS} that are held in memory; {REMEDY_TILED}"
             )
         pixels = np.empty((page.imagelength, page.imagewidth, 3), np.uint8)
         for index in range(count_segments(page)):
-            _paste(pixels, self._decode(page, index), (index * page.rowsperstrip, 0))
+            _paste(pixels, self._decode(page, index), (index * height, 0))
         return pixels
 
     def _read_tile(self, level: int, page: Any, index: int) -> np.ndarray:
@@ -129,15 +142,13 @@ class TiffReader:
         """Return tile or strip ``index`` as (h, w, 3) uint8 RGB, white where the file holds none."""
         indices = segment_indices(page, index)
         if any(page.databytecounts[part] == 0 for part in indices):
-            sides = (
-                (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
-            )
-            return np.full((*sides, 3), WHITE, np.uint8)
+            return np.full((*segment_shape(page), 3), WHITE, np.uint8)
         try:
             return decode_segment(page, indices, [self._read_bytes(page, part) for part in indices])
         except BROKEN_FILE as error:
+            kind = "tile" if page.is_tiled else "strip"
             raise SlideError(
-                f"{self.path}: tile {index} at byte {page.dataoffsets[index]} cannot be decoded: {error}; "
+                f"{self.path}: {kind} {index} at byte {page.dataoffsets[index]} cannot be decoded: {error}; "
                 "the file is damaged, copy it again"
             ) from error
 
@@ -150,12 +161,13 @@ class TiffReader:
 
 
 def _tiles(page: Any, box_yxyx: Box) -> Iterator[tuple[int, int, int]]:
-    """Yield number, top and left of each tile that shows some of a box, row by row."""
+    """Yield number, top and left of each tile or strip that shows some of a box, row by row."""
     top, left, bottom, right = box_yxyx
-    across = -(-page.imagewidth // page.tilewidth)
-    for row in range(top // page.tilelength, -(-bottom // page.tilelength)):
-        for column in range(left // page.tilewidth, -(-right // page.tilewidth)):
-            yield row * across + column, row * page.tilelength, column * page.tilewidth
+    height, width = segment_shape(page)
+    across = -(-page.imagewidth // width)
+    for row in range(top // height, -(-bottom // height)):
+        for column in range(left // width, -(-right // width)):
+            yield row * across + column, row * height, column * width
 
 
 def _paste(region: np.ndarray, tile: np.ndarray, offset: tuple[int, int]) -> None:

@@ -86,11 +86,17 @@ def check_page(page: Any, path: Path, num_bytes: int) -> None:
         )
 
 
+def segment_shape(page: Any) -> tuple[int, int]:
+    """Return (height, width) of a tile, or of a strip: as wide as the image, the last one may be lower."""
+    if page.is_tiled:
+        return page.tilelength, page.tilewidth
+    return min(page.rowsperstrip, page.imagelength), page.imagewidth
+
+
 def count_segments(page: Any) -> int:
     """Return how many tiles or strips cover the image; each has a part in every plane."""
-    if not page.is_tiled:
-        return -(-page.imagelength // page.rowsperstrip)
-    return -(-page.imagelength // page.tilelength) * -(-page.imagewidth // page.tilewidth)
+    height, width = segment_shape(page)
+    return -(-page.imagelength // height) * -(-page.imagewidth // width)
 
 
 def segment_indices(page: Any, index: int) -> list[int]:

@@ -168,23 +168,66 @@ def test_a_scanners_tiff_is_left_to_openslide(tmp_path):
         open_slide(tmp_path / "leica.tif", reader="tiff")
 
 
-def test_a_large_image_without_tiles_is_refused_before_it_fills_the_memory(noise, tmp_path, monkeypatch):
-    tifffile.imwrite(tmp_path / "strips.tif", noise, photometric="rgb")
-    monkeypatch.setattr(tiff, "MAX_UNTILED_PIXELS", 211 * 307 - 1)
-    with pytest.raises(
-        UnsupportedError, match=r"strips\.tif has 211x307 pixels without tiles.*vips tiffsave"
-    ):
-        open_slide(tmp_path / "strips.tif")
-
-
-def test_neighbouring_regions_decode_a_shared_tile_once(tmp_path, monkeypatch):
-    decoded = []
+@pytest.fixture
+def decoded(monkeypatch):
+    """The numbers of the tiles or strips that were decoded."""
+    numbers = []
     decode = tiff.decode_segment
     monkeypatch.setattr(
         tiff,
         "decode_segment",
-        lambda page, indices, data: decoded.extend(indices) or decode(page, indices, data),
+        lambda page, indices, data: numbers.extend(indices) or decode(page, indices, data),
     )
+    return numbers
+
+
+@pytest.mark.parametrize("compression", [None, "lzw", "jpeg"])
+def test_only_the_strips_that_a_box_shows_are_decoded_and_each_once(compression, noise, tmp_path, decoded):
+    path = tmp_path / "strips.tif"
+    tifffile.imwrite(path, noise, photometric="rgb", rowsperstrip=16, compression=compression)
+    expected = tifffile.imread(path)
+    with open_slide(path, reader="tiff") as slide:
+        assert decoded == []
+        for left in range(0, 300, 60):
+            np.testing.assert_array_equal(
+                slide.read((40, left, 70, left + 60)), expected[40:70, left : left + 60]
+            )
+        assert decoded == [2, 3, 4]
+        np.testing.assert_array_equal(slide.read(WHOLE), expected)  # the last strip has 3 rows
+    assert sorted(decoded) == list(range(14))
+
+
+def test_a_strip_that_is_damaged_is_named_and_the_others_are_read(noise, tmp_path):
+    path = tmp_path / "damaged.tif"
+    tifffile.imwrite(path, noise, photometric="rgb", rowsperstrip=16, compression="deflate")
+    damage_tile(path, 3)
+    with open_slide(path, reader="tiff") as slide:
+        np.testing.assert_array_equal(slide.read((64, 0, 211, 307)), noise[64:])
+        with pytest.raises(SlideError, match=r"damaged\.tif: strip 3 at byte \d+ cannot be decoded"):
+            slide.read((0, 0, 49, 1))
+
+
+def test_a_strip_too_large_to_be_kept_is_decoded_once_and_held(noise, tmp_path, decoded, monkeypatch):
+    tifffile.imwrite(tmp_path / "strip.tif", noise, photometric="rgb", compression="lzw", rowsperstrip=211)
+    monkeypatch.setattr(tiff, "MAX_STRIP_PIXELS", 211 * 307 - 1)
+    monkeypatch.setattr(tiff, "STRIP_CACHE_BYTES", 0)
+    with open_slide(tmp_path / "strip.tif", reader="tiff") as slide:
+        for top in range(0, 200, 20):
+            np.testing.assert_array_equal(slide.read((top, 7, top + 20, 99)), noise[top : top + 20, 7:99])
+    assert decoded == [0]
+
+
+def test_huge_strips_are_refused_before_they_fill_the_memory(noise, tmp_path, monkeypatch):
+    tifffile.imwrite(tmp_path / "strips.tif", noise, photometric="rgb", rowsperstrip=200)
+    monkeypatch.setattr(tiff, "MAX_STRIP_PIXELS", 1000)
+    monkeypatch.setattr(tiff, "MAX_HELD_PIXELS", 211 * 307 - 1)
+    with pytest.raises(
+        UnsupportedError, match=r"strips\.tif has 211x307 pixels in strips of 200 rows.*vips tiffsave"
+    ):
+        open_slide(tmp_path / "strips.tif", reader="tiff")
+
+
+def test_neighbouring_regions_decode_a_shared_tile_once(tmp_path, decoded):
     write_tiled(tmp_path / "a.tif", smooth_image())  # tiles of 64 x 128: 5 x 4 of them
     with open_slide(tmp_path / "a.tif") as slide:
         for left in range(0, 400, 50):
