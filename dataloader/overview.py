@@ -47,7 +47,7 @@ def read_overview(slide: Slide, pixel_limit: int = 1024 * 1024) -> np.ndarray:
     rows, columns = (_Axis(*sizes, step) for sizes in zip(slide.shape_level0, shape, strict=True))
     overview = np.zeros((*shape, 3), np.float32)
     blocks = [(row, column) for row in rows.cut(side) for column in columns.cut(side)]
-    with ThreadPoolExecutor(min(READ_THREADS, os.cpu_count() or 1), thread_name_prefix="overview") as threads:
+    with ThreadPoolExecutor(num_read_threads(), thread_name_prefix="overview") as threads:
         for (top, left), part in threads.map(partial(_read_block, slide, rows, columns), blocks):
             overview[top : top + part.shape[0], left : left + part.shape[1]] += part
     return np.rint(overview).astype(np.uint8)
@@ -56,6 +56,12 @@ def read_overview(slide: Slide, pixel_limit: int = 1024 * 1024) -> np.ndarray:
 def overview_mpp(slide: Slide, overview: np.ndarray) -> float | None:
     """Return µm to a pixel of a slide's (h, w, 3) overview, None where the slide's is unknown."""
     return None if slide.mpp is None else slide.mpp * slide.shape_level0[0] / overview.shape[0]
+
+
+def num_read_threads() -> int:
+    """Return how many threads read blocks: of few CPUs one each, and a scheduler may give fewer than there are."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(READ_THREADS, usable)
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ class CuCimReader:
         self._threads = threading.local()
         reason = self._find_fault()
         self._is_used = reason is None
+        self._has_warned = False
         if reason is not None:
             logger.warning("%s: cuCIM %s; the TIFF reader reads it", path, reason)
 
@@ -57,7 +58,7 @@ class CuCimReader:
             try:
                 return self._read(level, box_yxyx)
             except FAILURES as error:
-                logger.debug("%s: cuCIM failed on %s of level %d: %s", self.path, box_yxyx, level, error)
+                self._warn(level, box_yxyx, error)
         return self._tiff.read_level(level, box_yxyx)
 
     def close(self) -> None:
@@ -65,6 +66,18 @@ class CuCimReader:
         self._is_used = False
         self._threads = threading.local()
         self._tiff.close()
+
+    def _warn(self, level: int, box_yxyx: Box, error: Exception) -> None:
+        """Say once for the slide that cuCIM failed on a box; the boxes after it go to the debug log."""
+        logger.log(
+            logging.DEBUG if self._has_warned else logging.WARNING,
+            "%s: cuCIM failed on box %s of level %d (%s); the TIFF reader reads it and others like it, slower",
+            self.path,
+            box_yxyx,
+            level,
+            error,
+        )
+        self._has_warned = True
 
     def _read(self, level: int, box_yxyx: Box) -> np.ndarray:
         top, left, bottom, right = box_yxyx

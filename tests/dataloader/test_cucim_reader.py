@@ -141,10 +141,16 @@ def test_the_tiff_reader_takes_over_where_cucim_finds_other_levels(fake, path, i
         np.testing.assert_array_equal(slide.read((0, 0, 75, 113), 4 * MPP), block_mean(image, 4))
 
 
-def test_a_box_that_cucim_fails_on_is_read_by_the_tiff_reader(fake, path, image):
-    with open_slide(path, reader="cucim") as slide:
+def test_boxes_that_cucim_fails_on_are_read_by_the_tiff_reader_with_one_warning(fake, path, image, caplog):
+    with caplog.at_level(logging.INFO), open_slide(path, reader="cucim") as slide:
         fake.spoil = lambda pixels: raise_(RuntimeError("failed in mid-slide"))
-        np.testing.assert_array_equal(slide.read((0, 0, *SHAPE)), image)
+        for _ in range(3):
+            np.testing.assert_array_equal(slide.read((0, 0, *SHAPE)), image)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert (
+        "a.tif: cuCIM failed on box (0, 0, 300, 452) of level 0 (failed in mid-slide)" in record.getMessage()
+    )
 
 
 def test_a_damaged_tile_is_an_error_although_cucim_gives_pixels_for_it(fake, image, tmp_path):

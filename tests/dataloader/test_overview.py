@@ -7,7 +7,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from dataloader.overview import BLOCK_SIDE, overview_mpp, read_overview
+from dataloader.overview import BLOCK_SIDE, num_read_threads, overview_mpp, read_overview
 from dataloader.slides import Level, open_slide
 from dataloader.slides.slide import Slide
 from tests.conftest import ROOT
@@ -116,6 +116,13 @@ def test_levels_that_a_scanner_trimmed_agree_with_level_0():
     overview = read_overview(Slide(reader), 100_000)
     wanted = (np.arange(len(overview)) + 0.5) * 255 / len(overview)
     assert np.abs(overview[:, 0, 0] - wanted).max() < 1.5
+
+
+@pytest.mark.parametrize(("usable", "expected"), [({3}, 1), (set(range(64)), 4)])
+def test_no_more_threads_read_than_this_process_has_cpus(usable, expected, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: usable, raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    assert num_read_threads() == expected
 
 
 def test_a_limit_of_nothing_is_refused():
