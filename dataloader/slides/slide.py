@@ -186,14 +186,18 @@ class Slide:
             region[rows, columns] = self._read_inside(inside, scale)
         return region
 
-    def _read_inside(self, box_yxyx: Box, scale: float) -> np.ndarray:
-        """Read a box within the working bounds; ``scale`` is level-0 pixels to a working pixel."""
+    def source_level(self, scale: float) -> int:
+        """Return the number of the level that pixels of ``scale`` level-0 pixels are read from."""
         fine_enough = [
             index
             for index, level in enumerate(self.levels)
             if level.downsample <= scale * (1 + LEVEL_TOLERANCE)
         ]
-        index = max(fine_enough, key=lambda i: self.levels[i].downsample, default=0)
+        return max(fine_enough, key=lambda i: self.levels[i].downsample, default=0)
+
+    def _read_inside(self, box_yxyx: Box, scale: float) -> np.ndarray:
+        """Read a box within the working bounds; ``scale`` is level-0 pixels to a working pixel."""
+        index = self.source_level(scale)
         level = self.levels[index]
         return resample(
             partial(self._reader.read_level, index), box_yxyx, scale / level.downsample, level.shape

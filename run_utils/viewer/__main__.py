@@ -9,7 +9,7 @@ import sys
 import webbrowser
 from pathlib import Path
 
-from dataloader.slides import Slide, open_slide
+from dataloader.slides import READER_NAMES, Slide, open_slide
 from run_utils.viewer.server import ADDRESS, make_server
 from run_utils.viewer.stored_nuclei import StoredNuclei
 
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         nuclei = StoredNuclei(options.store)
-        server = make_server(_open(options.slide), nuclei, options.port)
+        server = make_server(_open(options.slide, options.reader), nuclei, options.port)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"{_explain(error, options.port)}\n")
         return USAGE_ERROR
@@ -48,6 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("slide", type=Path, help="the slide or image that the nuclei are of")
     parser.add_argument("store", type=Path, help="its .db file, written by run_infer.py with outputs=[store]")
     parser.add_argument("--port", type=_port, default=DEFAULT_PORT, help=f"0: any free one; {DEFAULT_PORT}")
+    parser.add_argument(
+        "--reader", choices=("auto", *READER_NAMES), default="auto", help="what reads the slide; auto"
+    )
     parser.add_argument("--open", action="store_true", help="open the page in this machine's browser")
     return parser
 
@@ -60,13 +63,13 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _open(path: Path) -> Slide:
+def _open(path: Path, reader: str) -> Slide:
     """Open a slide; one of unknown µm/px is read in pixels."""
-    slide = open_slide(path)
+    slide = open_slide(path, reader=reader)
     if slide.mpp is not None:
         return slide
     slide.close()
-    return open_slide(path, mpp=1.0)
+    return open_slide(path, 1.0, reader)
 
 
 def _explain(error: Exception, port: int) -> str:

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dataloader.slides import Slide, SlideError
+from dataloader.slides import Slide
 from run_utils.viewer.deep_zoom import DeepZoom
 from run_utils.viewer.stored_nuclei import CELL, CONTOUR_STEPS, StoredNuclei
 
@@ -88,7 +88,7 @@ class Site:
 
         Raises:
             LookupError: nothing is there.
-            SlideError: the slide cannot be read there.
+            OSError: slide or store cannot be read there.
         """
         for pattern, answer in self._routes:
             match = pattern.fullmatch(path)
@@ -157,7 +157,7 @@ class RequestHandler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.OK, self._site.answer(self.path.partition("?")[0]))
         except LookupError as error:
             self._send(HTTPStatus.NOT_FOUND, _line(error.args[0]))
-        except SlideError as error:
+        except OSError as error:  # a SlideError, or the store's
             LOGGER.error("%s", error)
             self._send(HTTPStatus.INTERNAL_SERVER_ERROR, _line(str(error)))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -46,6 +48,7 @@ class StoredNuclei:
         Raises:
             FileNotFoundError: no such file.
             ValueError: not a store that ``outputs=[store]`` wrote.
+            OSError: a store that is damaged, as for whatever is asked of it later.
         """
         self._path = path
         self._idle: SimpleQueue[sqlite3.Connection] = SimpleQueue()
@@ -121,7 +124,7 @@ class StoredNuclei:
         self._check_cell((top, left))
         with self._connection() as connection:
             found = connection.execute(CONTOURS_QUERY, (top, left, top + CELL, left + CELL)).fetchall()
-        rings = [polygon_points(geometry) for _, geometry, _, _ in found]
+            rings = [polygon_points(geometry) for _, geometry, _, _ in found]
         points = np.frombuffer(b"".join(rings), "<f8").reshape(-1, 2)
         places = np.clip(np.rint((points - (left, top)) * CONTOUR_STEPS), -32_768, 32_767).astype("<i2")
         starts = np.cumsum([0, *(len(ring) // POINT_BYTES for ring in rings)]).astype("<u4")
@@ -139,15 +142,18 @@ class StoredNuclei:
     def measures(self, nucleus: int) -> dict[str, Any]:
         """Return what is known of a nucleus, in µm, or in working pixels where µm/px is unknown.
 
+        A store holds outlines: holes count as part of the nucleus, but in an area in µm², which it holds as well.
+
         Raises:
             LookupError: no nucleus has this id.
         """
         with self._connection() as connection:
-            row = connection.execute(f"{SELECT_ROWS} WHERE id = ?", (nucleus,)).fetchone()
-        if row is None:
+            rows = connection.execute(f"{SELECT_ROWS} WHERE id = ?", (nucleus,)).fetchall()
+            table = table_of_rows(rows, self.facts)
+        if not rows:
             raise LookupError(f"no nucleus {nucleus}")
-        _, y, x, *_ = row
-        table = table_of_rows([row], self.facts)
+        _, y, x, _, properties = rows[0]
+        stored_area = json.loads(properties).get("area_um2")
         shares, probabilities = table.type_shares, table.type_probabilities
         return {
             "id": nucleus,
@@ -157,6 +163,7 @@ class StoredNuclei:
             "centroid_xy_level0": [x, y],
             "unit": "px" if self.facts.mpp is None else "µm",
             **_shape_measures(table, self.facts.mpp or 1.0),
+            **({} if stored_area is None else {"area": stored_area}),
         }
 
     def close(self) -> None:
@@ -167,13 +174,18 @@ class StoredNuclei:
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        """Lend a connection that no other thread uses."""
+        """Lend a connection that no other thread uses; what is read from it may turn out to be damaged."""
         try:
             connection = self._idle.get_nowait()
         except Empty:
             connection = open_store(self._path)
         try:
             yield connection
+        except (sqlite3.Error, zlib.error, json.JSONDecodeError) as error:
+            connection.close()
+            raise OSError(
+                f"{self._path} cannot be read: {error}; copy it again, or write it again with outputs=[store]"
+            ) from error
         except BaseException:
             connection.close()
             raise
