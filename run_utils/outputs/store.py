@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sqlite3
 import struct
 import zlib
@@ -66,18 +68,32 @@ def write(result: SlideResult, path: Path) -> None:
     Polygons run along their pixels' edges: working pixel (y, x) covers [x, x + 1) x [y, y + 1), times
     ``level0_scale``. A row's id is the nucleus's and its key the same as text; ``cx, cy`` is the centroid. The
     properties are ``id``, ``type`` (its name), ``type_index``, ``prob`` (the share of pixels that voted for
-    it), ``probability_NAME`` of every type, and ``area_um2``, within the polygon, where µm/px is known. A file that
-    is there is replaced.
+    it), ``probability_NAME`` of every type, and ``area_um2``, of its pixels (holes left out, as ``measure`` does),
+    where µm/px is known. A file that is there is replaced.
+
+    Raises:
+        OSError: the file cannot be written; ``errno`` is ``ENOSPC`` where the disk is full.
     """
     path.unlink(missing_ok=True)  # of a run that was killed
+    try:
+        _write_database(result, path)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise OSError(f"{path} cannot be written: {error}; check its folder and its disk") from error
+
+
+def _write_database(result: SlideResult, path: Path) -> None:
     facts = Facts.of(result)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         for statement in (*WHILE_WRITING, *TABLES, "BEGIN"):
             connection.execute(statement)
         for part in result.parts():
-            for first in range(0, len(part.nuclei), BATCH):
-                batch = part.nuclei.select(np.arange(first, min(first + BATCH, len(part.nuclei))))
-                _insert(connection, batch, facts)
+            num_nuclei = len(part.nuclei)
+            num_pixels = np.bincount(part.labels.unpack().ravel(), minlength=num_nuclei + 1)[1:]
+            for first in range(0, num_nuclei, BATCH):
+                rows = np.arange(first, min(first + BATCH, num_nuclei))
+                _insert(connection, part.nuclei.select(rows), num_pixels[rows], facts)
         slide = {"name": result.name, "shape": result.shape, **facts.to_dict()}
         metadata = {**LAYOUT, FACTS: slide}
         connection.executemany(
@@ -144,20 +160,19 @@ def polygon_points(geometry: bytes) -> bytes:
     return zlib.decompress(geometry)[POLYGON_HEADER.size :]
 
 
-def _insert(connection: sqlite3.Connection, nuclei: Nuclei, facts: Facts) -> None:
-    """Insert nuclei, one at least, and their boxes."""
+def _insert(connection: sqlite3.Connection, nuclei: Nuclei, num_pixels: np.ndarray, facts: Facts) -> None:
+    """Insert nuclei, one at least, of (K,) ``num_pixels`` each, and their boxes; ``area`` is the polygon's."""
     rings = rings_of(nuclei)
     level0 = np.round(rings.points[:, ::-1] * (facts.level0_scale * STEPS)) / STEPS  # (x, y)
     low, high = (bound.reduceat(level0, rings.starts[:-1]) for bound in (np.minimum, np.maximum))
     boxes = np.stack([nuclei.ids, low[:, 0], high[:, 0], low[:, 1], high[:, 1]], axis=1)
-    num_pixels = np.abs(signed_areas(rings))
     centroids = (nuclei.centroids + 0.5) * facts.level0_scale
     columns = zip(
         nuclei.ids.tolist(),
         centroids.tolist(),
         _polygons(level0, rings.starts),
         _properties(nuclei, num_pixels, facts),
-        (num_pixels * facts.level0_scale**2).tolist(),
+        (np.abs(signed_areas(rings)) * facts.level0_scale**2).tolist(),
         strict=True,
     )
     connection.executemany(
