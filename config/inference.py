@@ -25,7 +25,8 @@ class InferSettings:
         regions: look only there: boxes `x,y,width,height` in level-0 px, joined by `;`, or a QuPath GeoJSON file.
         window: largest side of the network's input in pixels; 0 chooses by network and device.
         published_windows: use the published windows (256 → 164, 270 → 80) instead, for comparison.
-        overlap: least pixels by which neighbouring windows overlap; 0 takes the network's own margin.
+        overlap: least pixels by which neighbouring windows overlap; 0 chooses by the network, up to half a
+            window, and none with published windows; 1 takes the network's own margin alone.
         batch_size: windows a batch; 0 chooses by device; halved where the device's memory is short.
         region_size: side in pixels of the region that is decoded at once.
         halo: pixels around a region's core that are decoded with it: half the largest nucleus, and 15 that its

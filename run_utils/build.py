@@ -30,6 +30,9 @@ from run_utils.training.validation import Validator
 
 logger = logging.getLogger(__name__)
 
+# px by network; others take their margin. The padding of the shipped one reaches 144 px into a window, but from 80 px
+# on, half of 160, it changes fewer nuclei than bf16 does (IoU > .9 for 99.6 % against 99.0 %).
+DEFAULT_OVERLAP: dict[type, int] = {HoVerNetLite: 160}
 MAX_WORKERS = 8
 GPU_BYTES_A_WINDOW = 8 * 2**30  # of the largest network at the default window, with room to spare
 MAX_GPU_BATCH = 8
@@ -194,7 +197,22 @@ def build_predictor(settings: InferSettings) -> Predictor:
     device = resolve_device(settings.device)
     network = network.to(memory_format=torch.channels_last)
     predictor = TorchPredictor(network, device, resolve_precision(settings.precision, device))
-    return OverlappingPredictor(predictor, settings.overlap) if settings.overlap else predictor
+    overlap = settings.overlap or _default_overlap(settings, network, device)
+    return OverlappingPredictor(predictor, overlap) if overlap else predictor
+
+
+def _default_overlap(settings: InferSettings, network: Network, device: torch.device) -> int:
+    """Return by how many px windows overlap where the settings leave it open; 0 for the network's margin.
+
+    At most half a window, rounded down to whole strides of the network: small windows stay valid.
+    """
+    if settings.published_windows:
+        return 0
+    geometry = network.geometry
+    window = settings.window or _default_window(device)
+    stride = 2 * geometry.multiple  # on both sides
+    room = max(window // 2 - geometry.margin, 0) // stride * stride
+    return min(DEFAULT_OVERLAP.get(type(network), 0), geometry.margin + room)
 
 
 def _default_window(device: torch.device) -> int:
@@ -220,7 +238,7 @@ def build_plan(settings: InferSettings, predictor: Predictor) -> Plan:
             "min_size": settings.min_size,
         },
         read_workers=_num_workers(settings.read_workers, MAX_READ_WORKERS),
-        decode_workers=_num_workers(settings.decode_workers, MAX_DECODE_WORKERS[device.type]),
+        decode_workers=_num_workers(settings.decode_workers, MAX_DECODE_WORKERS.get(device.type, 2)),
     )
 
 

@@ -113,10 +113,12 @@ class TorchPredictor:
 class OverlappingPredictor:
     """Cuts the margins of another predictor's maps, so that its windows overlap by more than they must.
 
+    What is cut on each side is a multiple of the network's stride: windows stay on the pooling grid that they
+    have without overlap, since on a grid shifted by less a network gives other maps.
+
     Args:
         predictor: gives the maps.
         overlap: least pixels by which neighbouring windows overlap.
-
     """
 
     def __init__(self, predictor: Predictor, overlap: int) -> None:
@@ -124,7 +126,8 @@ class OverlappingPredictor:
         self.num_types = predictor.num_types
         self.facts = predictor.facts
         geometry = predictor.geometry
-        self.edge = -(-max(overlap - geometry.margin, 0) // 2)  # cut on each side
+        num_strides = -(-max(overlap - geometry.margin, 0) // (2 * geometry.multiple))
+        self.edge = num_strides * geometry.multiple  # cut on each side
         margin = geometry.margin + 2 * self.edge
         smallest = geometry.input_size_for(1 + 2 * self.edge)
         self.geometry = dataclasses.replace(

@@ -1,14 +1,21 @@
-"""Predictors: batches that do not fit are halved, overlap is real."""
+"""Predictors: batches that do not fit are halved, overlap is real and, by default, what the network needs."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from models.hovernet.geometry import hovernet_geometry
+from config.schema import InferSettings
+from dataloader.grid import cut_tiles
+from models.hovernet.geometry import Geometry, hovernet_geometry
 from models.hovernet.lite import HoVerNetLite
+from models.hovernet.network import HoVerNet
+from run_utils.build import build_predictor
 from run_utils.inference.predictors import OverlappingPredictor, ProbabilityMaps, TorchPredictor
+from tests.conftest import ROOT
 from tests.run_utils.test_inference import MapPredictor
 
 CPU = torch.device("cpu")
@@ -53,14 +60,65 @@ def test_a_window_that_never_fits_names_the_setting(predictor, monkeypatch) -> N
         predictor.predict(np.zeros((2, 64, 64, 3), np.uint8))
 
 
-@pytest.mark.parametrize("overlap", [1, 92, 93, 150])
+@pytest.mark.parametrize("overlap", [1, 92, 93, 108, 150])
 def test_an_overlap_makes_windows_overlap_by_at_least_that(overlap: int) -> None:
     inner = MapPredictor(hovernet_geometry("fast"))
     wide = OverlappingPredictor(inner, overlap)
     assert wide.geometry.margin >= max(overlap, inner.geometry.margin)
-    assert wide.geometry.margin - inner.geometry.margin < 2 + max(overlap - 92, 0)
+    assert wide.geometry.margin < max(overlap, inner.geometry.margin) + 2 * inner.geometry.multiple
     side = wide.geometry.input_size_for(100)
     tile = np.random.default_rng(0).random((2, side, side, 3), np.float32)
     maps = wide.predict(tile)
     edge = wide.geometry.margin // 2
     np.testing.assert_array_equal(maps.nuclei, tile[:, edge : side - edge, edge : side - edge, 0])
+
+
+LITE = HoVerNetLite(num_stages=4).geometry
+
+
+@pytest.mark.parametrize(
+    "geometry", [LITE, *map(hovernet_geometry, ("fast", "original"))], ids=lambda g: g.name
+)
+@pytest.mark.parametrize("overlap", [48, 50, 93, 111, 192, 200])
+def test_windows_stay_on_the_same_pooling_grid_whatever_the_overlap(geometry: Geometry, overlap: int) -> None:
+    rules = [geometry, OverlappingPredictor(MapPredictor(geometry), overlap).geometry]
+    starts = [
+        {tuple(np.mod(tile.input_yxyx[:2], geometry.multiple)) for tile in cut_tiles(box, rule, 448)}
+        for rule in rules
+        for box in ((0, 0, 900, 700), (416, 928, 1500, 1503), (37, 5, 600, 601))
+    ]
+    assert starts == [starts[0]] * len(starts)
+    assert len(starts[0]) == 1
+
+
+def default_geometry(**settings: Any) -> Geometry:
+    checkpoint = str(ROOT / "samples" / "hovernet_lite_consep.pt")
+    return build_predictor(
+        InferSettings(input="a", output="b", checkpoint=checkpoint, device="cpu", **settings)
+    ).geometry
+
+
+def test_windows_of_a_padded_network_overlap_by_default_up_to_half() -> None:
+    assert default_geometry().margin == 160
+    assert default_geometry(window=320).margin == 160
+    assert default_geometry(window=256).margin == 128
+    assert default_geometry(window=128, overlap=96).margin == 96
+    assert default_geometry(overlap=1).margin == LITE.margin
+
+
+@pytest.mark.parametrize("window", [LITE.smallest, 63, 79, 95, 100, 127, 128, 159, 319])
+def test_the_default_overlap_leaves_every_window_valid(window: int) -> None:
+    geometry = default_geometry(window=window)
+    side = window - window % geometry.multiple
+    assert 0 < geometry.output_size(side) <= side - LITE.margin
+    assert geometry.margin <= max(window / 2, LITE.margin)
+
+
+def test_published_windows_do_not_overlap_more_than_they_did() -> None:
+    assert default_geometry(published_windows=True) == LITE
+
+
+def test_valid_networks_keep_their_own_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = HoVerNet("fast")
+    monkeypatch.setattr("run_utils.build.load_checkpoint", lambda path: network)
+    assert default_geometry() == hovernet_geometry("fast")
