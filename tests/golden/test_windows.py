@@ -45,4 +45,4 @@ def test_small_and_large_windows_find_the_same_nuclei(tissue: np.ndarray) -> Non
 
 
 def test_without_overlap_seams_show(tissue: np.ndarray) -> None:
-    assert share_that_matches(tissue, (320, 704), overlap=1) < share_that_matches(tissue, (320, 704))
+    assert share_that_matches(tissue, (320, 704), overlap=1) < 0.95  # else the overlap costs time for nothing
