@@ -106,7 +106,11 @@ def _parser() -> argparse.ArgumentParser:
         help="a checkpoint, or its name in the config folder or in samples/",
     )
     parser.add_argument(
-        "-o", "--overlap", type=int, default=0, help="least px by which tiles overlap; 0: the network's own"
+        "-o",
+        "--overlap",
+        type=int,
+        default=0,
+        help="least px by which tiles overlap; 0: chosen by the network",
     )
     return parser
 
