@@ -1,0 +1,127 @@
+"""Images as the stain code takes them: NumPy or CuPy with channels last, torch tensors with channels first.
+
+Nothing is copied on the way in: a tensor on the CPU is seen as NumPy, one on a GPU as CuPy (DLPack) where CuPy is
+installed. Where it is not, tensors on a GPU are worked on by torch itself.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_SEED = 0  # of the places where large images are sampled: the same image gives the same statistics
+
+
+def namespace_of(array: Any) -> ModuleType:
+    """Return the module whose functions take ``array``: numpy, torch or cupy.
+
+    Raises:
+        ValueError: if it is an array of none of them.
+    """
+    if isinstance(array, Tensor):
+        return torch
+    if isinstance(array, np.ndarray):
+        return np
+    if type(array).__module__.partition(".")[0] == "cupy":
+        return load_gpu().cupy
+    raise ValueError(f"images of type {type(array).__name__} are unknown; pass NumPy, CuPy or torch")
+
+
+def load_gpu() -> ModuleType:
+    """Return ``dataloader.stain.gpu``, the one file that imports CuPy."""
+    from dataloader.stain import gpu
+
+    return gpu
+
+
+@cache
+def has_cupy() -> bool:
+    """Return whether CuPy is installed."""
+    return find_spec("cupy") is not None
+
+
+def to_grey_levels(images: Any) -> Any:
+    """Return images as uint8 of the same kind and shape; uint8 comes back itself.
+
+    Floats are grey levels too, 0..255, and are rounded. Where none exceeds 1 they were most likely scaled to
+    0..1, in which they would be black: refused.
+
+    Raises:
+        ValueError: if a value is not finite, lies outside 0..255, or all are scaled to 0..1.
+    """
+    xp = namespace_of(images)
+    if images.dtype == xp.uint8:
+        return images
+    is_float = images.dtype.is_floating_point if xp is torch else images.dtype.kind == "f"
+    if math.prod(images.shape):
+        low, high = float(images.min()), float(images.max())
+        if not (low >= 0 and high <= 255):
+            raise ValueError(
+                f"image values {low:g}..{high:g} must be finite grey levels in 0..255; clip them or mend NaN"
+            )
+        if is_float and 0 < high <= 1:
+            raise ValueError(
+                f"image values {low:g}..{high:g} look scaled to 0..1, not to 0..255; multiply by 255"
+            )
+    levels = images.round() if is_float else images
+    return levels.to(torch.uint8) if xp is torch else levels.astype(np.uint8)
+
+
+def view_channels_last(images: Any) -> Any:
+    """Return a view of RGB images with the channels last, (..., 3); a tensor (P, 3) of pixels has them there.
+
+    Raises:
+        ValueError: if there are no three channels where they belong.
+    """
+    is_tensor = namespace_of(images) is torch
+    axis = -3 if is_tensor and images.ndim > 2 else -1
+    if images.ndim < 2 or images.shape[axis] != 3:
+        wanted = "(…, 3, H, W) or (P, 3)" if is_tensor else "(…, 3)"
+        raise ValueError(f"images of shape {tuple(images.shape)} must be RGB {wanted}; move or drop channels")
+    return images.movedim(-3, -1) if axis == -3 else images
+
+
+def sample_pixels(images: Any, max_pixels: int | None) -> Any:
+    """Return pixels to fit on, evenly spread over the images and the same on every call.
+
+    Args:
+        images: RGB images or (P, 3) pixels, as :func:`view_channels_last` takes them, in 0..255.
+        max_pixels: how many at most; None takes all.
+
+    Returns:
+        (P, 3) uint8 NumPy or, for what lies on a GPU, CuPy (NumPy where CuPy is not installed).
+    """
+    pixels = view_channels_last(images)
+    xp, shape = namespace_of(pixels), tuple(pixels.shape[:-1])
+    total = math.prod(shape)
+    if max_pixels is not None and total > max_pixels:
+        jitter = np.random.default_rng(_SEED).random(max_pixels)
+        places = ((np.arange(max_pixels) + jitter) * (total / max_pixels)).astype(np.int64)
+        index = np.unravel_index(np.minimum(places, total - 1), shape)
+        on_device = [_to_device(axis, pixels) for axis in index]
+        pixels = pixels[tuple(on_device)]
+    pixels = to_grey_levels(pixels.reshape(-1, 3))
+    if xp is not torch:
+        return pixels
+    if pixels.is_cuda and has_cupy():
+        return load_gpu().cupy.from_dlpack(pixels.detach().contiguous())
+    return pixels.detach().cpu().numpy()
+
+
+def _to_device(index: np.ndarray, array: Any) -> Any:
+    """Return an index array of the kind and device of ``array``."""
+    if isinstance(array, Tensor):
+        return torch.from_numpy(index).to(array.device)
+    return namespace_of(array).asarray(index)
+
+
+def to_host(array: Any) -> np.ndarray:
+    """Return a NumPy or CuPy array as float64 NumPy."""
+    return np.asarray(array.get() if hasattr(array, "get") else array, np.float64)
