@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from dataloader.stain.apply import BLOCK_PIXELS
-from dataloader.stain.arrays import namespace_of
+from dataloader.stain.arrays import look_up_tensor, namespace_of
 
 RGB_FROM_HED = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 """(3, 3) optical densities; rows haematoxylin, eosin, DAB, columns R, G, B."""
@@ -62,8 +62,7 @@ def hed2rgb(hed: Any) -> Any:
 def _rgb2hed_bytes(rgb: Any, xp: Any) -> Any:
     """Return float32 (…, 3) for uint8: by a table, and for NumPy in blocks that stay in the cache."""
     if xp is not np:
-        table = torch.from_numpy(_TABLE).to(rgb.device) if xp is torch else xp.asarray(_TABLE)
-        density = table[rgb.int() if xp is torch else rgb]
+        density = look_up_tensor(_TABLE, rgb) if xp is torch else xp.asarray(_TABLE)[rgb]
         return (density @ _matrix(HED_FROM_RGB, density, xp)).clip(min=0)
     pixels = np.ascontiguousarray(rgb).reshape(-1, 1, 3)
     result = np.empty(pixels.shape, np.float32)

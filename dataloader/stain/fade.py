@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import torch
 from torch import Tensor
+
+from dataloader.stain.arrays import look_up_tensor
 
 BACKGROUND_FROM = 230
 """Grey level that all channels of background reach; it is left as it is."""
@@ -39,6 +40,6 @@ def fade_block(block: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 def fade_tensor(images: Tensor, values: Tensor) -> Tensor:
     """Return :func:`fade_block` for (N, 3, H, W) tensors, uint8 before and float32 after."""
-    share = torch.from_numpy(SHARE).to(images.device)[images.amin(1, keepdim=True).int()]
+    share = look_up_tensor(SHARE, images.amin(1, keepdim=True))
     before = images.float()
     return before + share * (values - before)

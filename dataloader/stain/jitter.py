@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dataloader.stain.arrays import look_up_tensor
 from dataloader.stain.deconvolution import HED_FROM_RGB, RGB_FROM_HED
 from dataloader.stain.density import ROBUST
 
@@ -64,8 +65,7 @@ class HedJitter:
             part.to(images.device, torch.float32, non_blocking=True)[..., None, None]
             for part in (matrices, offsets)
         )
-        table = torch.from_numpy(ROBUST.table()).to(images.device)
-        density = table[images.contiguous().int()]  # (N, 3, H, W)
+        density = look_up_tensor(ROBUST.table(), images)  # (N, 3, H, W)
         changed = offsets * (density.amax(1, keepdim=True) / FADE_BELOW).clamp_(max=1)
         for channel in range(3):
             changed.addcmul_(matrices[:, :, channel], density[:, channel : channel + 1])

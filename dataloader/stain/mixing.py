@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataloader.stain.arrays import load_gpu
+from dataloader.stain.arrays import load_gpu, look_up_tensor
 from dataloader.stain.fade import fade_block, fade_tensor
 
 
@@ -52,7 +52,7 @@ class DensityMixing:
         The nine products are written out: a matrix product would run in TF32 where training has asked for it.
         """
         device = images.device
-        density = torch.from_numpy(self.table).to(device)[images.int()]
+        density = look_up_tensor(self.table, images)
         weights = torch.from_numpy(self.matrices).to(device)[..., None, None]
         mixed = weights[:, :, 0] * density[:, :1]
         for channel in (1, 2):

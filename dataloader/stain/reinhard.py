@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dataloader.stain.apply import recolour
-from dataloader.stain.arrays import load_gpu, namespace_of, sample_pixels, to_host
+from dataloader.stain.arrays import load_gpu, look_up_tensor, namespace_of, sample_pixels, to_host
 from dataloader.stain.density import ROBUST, give_up, too_little
 from dataloader.stain.fade import fade_block, fade_tensor
 from dataloader.stain.lab import LINEAR, lab_to_rgb, rgb_to_lab
@@ -109,7 +109,7 @@ class LabShift:
 
     def recolour_tensor(self, images: Tensor) -> Tensor:
         """Return (N, 3, H, W) float32 grey levels; see ``Recolouring``."""
-        linear = torch.from_numpy(LINEAR).to(images.device)[images.int()]
+        linear = look_up_tensor(LINEAR, images)
         scale, shift = (
             torch.from_numpy(part).to(images.device)[..., None, None] for part in (self.scale, self.shift)
         )
