@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+import torch
 
 from config.schema import InferSettings
 from run_utils.inference import slide_stream
@@ -25,7 +28,16 @@ from tests.drawing import draw_pairs, paint_tissue
 SIDE = 900
 OUTPUTS = ["json", "qupath", "npy"]
 NAME = "slide"
-SMALL = {"region_size": 128, "window": 256, "nuclei_threshold": 0.54}
+SMALL = {"region_size": 128, "window": 352, "overlap": 1, "nuclei_threshold": 0.54}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """A network this small waits for its threads more than it computes; and all runs compute alike."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +67,12 @@ def command(chosen: InferSettings) -> list[str]:
 def start(chosen: InferSettings, journal: Path, num_bytes: int) -> subprocess.Popen:
     """Start a run, and return once its journal is longer than that."""
     process = subprocess.Popen(
-        command(chosen), cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        command(chosen),
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
     )
     deadline = time.monotonic() + 120
     while not (journal.exists() and journal.stat().st_size > num_bytes):
