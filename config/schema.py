@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from config.checks import MISSING, check_choice, check_not_negative, check_positive
 from config.inference import EvaluateSettings, InferSettings
+from config.stain import StainSettings
 
 __all__ = [
     "AugmentationSettings",
@@ -16,6 +17,7 @@ __all__ = [
     "LossWeights",
     "ModelSettings",
     "PhaseSettings",
+    "StainSettings",
     "TrainSettings",
     "TrainingRun",
 ]
@@ -295,6 +297,7 @@ class TrainingRun:
         data: the data set.
         model: the network.
         augmentation: how patches are varied.
+        stain: how their stain is normalised and varied.
         train: how to train.
         output: folder of the run: checkpoints, TensorBoard logs, resolved settings.
         seed: of weights, order, geometry and colour.
@@ -305,6 +308,7 @@ class TrainingRun:
     data: DataSettings = field(default_factory=DataSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
+    stain: StainSettings = field(default_factory=StainSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     output: str = MISSING
     seed: int = 10

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from dataloader.augment import Geometry, GeometrySettings, crop_centre
 from dataloader.patches import PatchStore
+from dataloader.stain import StainStatistics
 
 
 class PatchDataset(Dataset[dict[str, torch.Tensor]]):
@@ -56,13 +57,16 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
 
         Returns:
             ``image`` (H, W, 3) uint8 RGB, ``label_map`` (H, W) int32 and, where the stores have types,
-            ``type_map`` (H, W) uint8, with H = W = ``input_size``.
+            ``type_map`` (H, W) uint8, with H = W = ``input_size``; and ``source`` () int64, the number of its
+            source image over all stores, in the order of :meth:`stain_statistics`.
         """
         if get_worker_info() is not None:
             cv2.setNumThreads(0)  # the workers are the parallelism
         epoch, number = divmod(index, len(self))
         which = int(np.searchsorted(self._ends, number, side="right"))
-        patch = self.stores[which].read(number - (int(self._ends[which - 1]) if which else 0))
+        store, position = self.stores[which], number - (int(self._ends[which - 1]) if which else 0)
+        patch = store.read(position)
+        source = sum(len(earlier.source_names) for earlier in self.stores[:which]) + store.source_of(position)
         if self._geometry is None:
             image, label_map = (
                 crop_centre(values, self.input_size) for values in (patch.image, patch.label_map)
@@ -74,11 +78,16 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         if self._split_pieces is not None:
             label_map = np.asarray(self._split_pieces(label_map), dtype=np.int32)
         sample = {"image": image, "label_map": label_map, "type_map": type_map}
-        return {
+        tensors = {
             key: torch.from_numpy(np.ascontiguousarray(values))
             for key, values in sample.items()
             if values is not None
         }
+        return {**tensors, "source": torch.tensor(source)}
+
+    def stain_statistics(self, method: str) -> list[StainStatistics]:
+        """Return the stain of every source image of all stores; see ``PatchStore.stain_statistics``."""
+        return [statistics for store in self.stores for statistics in store.stain_statistics(method)]
 
 
 class EpochSampler(Sampler[int]):

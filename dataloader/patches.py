@@ -2,12 +2,14 @@
 
 Arrays: ``image (P, S, S, 3) uint8`` RGB, ``label_map (P, S, S) int32`` with the ids of the source image,
 ``type_map (P, S, S) uint8`` (absent without types), ``source (P,) int32`` and ``position_yx (P, 2) int32``:
-its upper left corner in the source image, negative where that was mirrored. A chunk is a patch, a file holds
+its upper left corner in the source image, negative where that was mirrored. The group's attributes hold of each
+source image its size and the statistics of its stain, fitted on the whole of it. A chunk is a patch, a file holds
 ``PATCHES_PER_FILE`` of them; everything is compressed without loss.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +22,9 @@ from zarr.codecs import ZstdCodec
 
 from dataloader.annotations.base import AnnotatedImage
 from dataloader.patch_codec import RgbDifferences, register
+from dataloader.stain import StainStatistics, estimate_stains
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "hovernet-patches"
 FORMAT_VERSION = 1
@@ -148,9 +153,25 @@ def write_patches(path: str | Path, images: Iterable[AnnotatedImage]) -> None:
                 f"{path}: {image.name!r} is not the next image; write what prepare_store returned"
             )
         start += _append(group, start, number, image)
-        size_yx = [int(n) for n in image.label_map.shape]
-        finished.append({"size_yx": size_yx, "num_nuclei": int(np.count_nonzero(np.unique(image.label_map)))})
+        finished.append(_describe_image(image))
         group.attrs["finished"] = finished
+
+
+def _describe_image(image: AnnotatedImage) -> dict[str, Any]:
+    """Return what a store says of a whole source image, as JSON."""
+    stains = estimate_stains(image.image)
+    unfitted = [method for method, statistics in stains.items() if statistics.is_identity]
+    if unfitted:
+        logger.warning(
+            "%s: no stain could be fitted by %s; where that normalises, the image stays as it is",
+            image.name,
+            ", ".join(unfitted),
+        )
+    return {
+        "size_yx": [int(length) for length in image.label_map.shape],
+        "num_nuclei": int(np.count_nonzero(np.unique(image.label_map))),
+        "stain": {method: statistics.to_dict() for method, statistics in stains.items()},
+    }
 
 
 def _append(group: zarr.Group, start: int, number: int, image: AnnotatedImage) -> int:
@@ -210,6 +231,7 @@ class PatchStore:
             )
         self.source_sizes_yx = [(int(h), int(w)) for h, w in (done["size_yx"] for done in finished)]
         self.num_nuclei = sum(int(done["num_nuclei"]) for done in finished)
+        self._stains = [done.get("stain", {}) for done in finished]
         counts = [_count_patches(size_yx, self.settings) for size_yx in self.source_sizes_yx]
         self._starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         self._arrays: dict[str, Any] = {}
@@ -243,6 +265,26 @@ class PatchStore:
         arrays = self._open()
         type_map = arrays["type_map"][index] if self.num_types else None
         return Patch(arrays["image"][index], arrays["label_map"][index], type_map)
+
+    def source_of(self, index: int) -> int:
+        """Return the number, in ``source_names``, of the image that patch ``index`` was cut from."""
+        return int(np.searchsorted(self._starts, index, side="right")) - 1
+
+    def stain_statistics(self, method: str) -> list[StainStatistics]:
+        """Return the stain of each of ``source_names``, fitted on the whole image.
+
+        Args:
+            method: a row of ``dataloader.stain.NORMALIZERS``.
+
+        Raises:
+            ValueError: where an older version wrote the store, without statistics.
+        """
+        if not all(method in stains for stains in self._stains):
+            raise ValueError(
+                f"{self.path} holds no '{method}' stain statistics: it was extracted by an older version; extract "
+                "into another folder, or train with stain=none"
+            )
+        return [StainStatistics.from_dict(stains[method]) for stains in self._stains]
 
     def read_source(self, number: int) -> AnnotatedImage:
         """Put source image ``number`` of ``source_names`` together again, exactly, from its patches."""

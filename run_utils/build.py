@@ -14,6 +14,7 @@ from dataloader.augment import GeometrySettings
 from dataloader.colour import ColourAugment
 from dataloader.patch_dataset import PatchDataset
 from dataloader.patches import PatchStore
+from dataloader.stain import HedJitter, Normalizer
 from models.hovernet.checkpoint import Network, load_checkpoint, load_weights
 from models.hovernet.lite import HoVerNetLite
 from models.hovernet.losses import HoVerLoss
@@ -24,7 +25,8 @@ from run_utils.devices import resolve_device, resolve_precision, usable_cpus
 from run_utils.inference.plan import CPU_WINDOW, GPU_WINDOW, Plan
 from run_utils.inference.predictors import OverlappingPredictor, Predictor, TorchPredictor
 from run_utils.outputs import default_colours
-from run_utils.training.device_transforms import DeviceTransforms
+from run_utils.stain import build_normalizer, describe_stain
+from run_utils.training.device_transforms import DeviceTransforms, SourceNormaliser, Stage
 from run_utils.training.trainer import TrainingParts
 from run_utils.training.validation import Validator
 
@@ -107,6 +109,26 @@ def build_colour(settings: AugmentationSettings) -> ColourAugment:
     )
 
 
+def build_stages(run: TrainingRun, patches: PatchDataset, normalizer: Normalizer | None) -> list[Stage]:
+    """Return what happens to the images of a batch on its device, in the order that the settings give.
+
+    Raises:
+        ValueError: where the patches hold no statistics of their stain, and are to be normalised.
+    """
+    stain = run.stain
+    stages = {"colour": Stage("colour varied", 2, colour=build_colour(run.augmentation))}
+    if normalizer is not None:
+        statistics = patches.stain_statistics(stain.method)
+        stages["normalise"] = Stage("normalised", 0, normalise=SourceNormaliser(normalizer, statistics))
+    if stain.hed_scale or stain.hed_shift:
+        stages["hed"] = Stage("stain varied", 1, colour=HedJitter(stain.hed_scale, stain.hed_shift))
+    return [stages[name] for name in stain.order if name in stages]
+
+
+def _build_normalizer(run: TrainingRun) -> Normalizer | None:
+    return None if run.stain.method == "none" else build_normalizer(run.stain.method, run.stain.target)
+
+
 def colour_types(class_names: Sequence[str]) -> tuple[NucleusType, ...] | None:
     """Return the types of a data set with colours to draw them in; None where it has no types."""
     if not class_names:
@@ -130,6 +152,7 @@ def build_training(run: TrainingRun) -> TrainingParts:
     input_size = settings.input_size or network.geometry.published
     _check_class_weights(settings.class_weights, types)
     patches = _build_patches(run, store, input_size)
+    normalizer = _build_normalizer(run)
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     return TrainingParts(
         network=network.to(device).to(memory_format=layout),
@@ -139,7 +162,7 @@ def build_training(run: TrainingRun) -> TrainingParts:
             device,
             network.geometry.output_size(input_size),
             has_types=types is not None,
-            colour=build_colour(run.augmentation),
+            stages=build_stages(run, patches, normalizer),
             legacy=settings.legacy,
             channels_last=settings.channels_last,
         ),
@@ -149,11 +172,16 @@ def build_training(run: TrainingRun) -> TrainingParts:
             focal_gamma=settings.focal_gamma,
             legacy=settings.legacy,
         ).to(device),
-        validator=_build_validator(run, types, device, dtype),
+        validator=_build_validator(run, types, device, dtype, normalizer),
         device=device,
         dtype=dtype,
         num_workers=min(usable_cpus(), MAX_WORKERS) if settings.num_workers < 0 else settings.num_workers,
-        facts={"types": types, "mpp": store.mpp, "settings": dataclasses.asdict(run)},
+        facts={
+            "types": types,
+            "mpp": store.mpp,
+            "stain": describe_stain(run.stain.method, normalizer),
+            "settings": dataclasses.asdict(run),
+        },
     )
 
 
@@ -180,7 +208,11 @@ def _build_patches(run: TrainingRun, store: PatchStore, input_size: int) -> Patc
 
 
 def _build_validator(
-    run: TrainingRun, types: tuple[NucleusType, ...] | None, device: torch.device, dtype: torch.dtype
+    run: TrainingRun,
+    types: tuple[NucleusType, ...] | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    normalizer: Normalizer | None,
 ) -> Validator | None:
     if not (Path(run.data.patches) / "validation.zarr").is_dir():
         logger.warning("no validation.zarr in %s: training goes on without validation", run.data.patches)
@@ -188,7 +220,10 @@ def _build_validator(
     store = open_store(run, "validation")
     radius = MATCH_RADIUS_UM / store.mpp
     plan = Plan(window=_default_window(device))
-    return Validator(store, types, device=device, dtype=dtype, plan=plan, radius=radius)
+    normalise = None
+    if normalizer is not None:
+        normalise = SourceNormaliser(normalizer, store.stain_statistics(run.stain.method))
+    return Validator(store, types, device=device, dtype=dtype, plan=plan, radius=radius, normalise=normalise)
 
 
 def build_predictor(settings: InferSettings) -> Predictor:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataloader.stain import NORMALIZERS
+from dataloader.stain import make_normalizer
 from dataloader.stain.arrays import namespace_of, to_grey_levels
 from dataloader.stain.jitter import HedJitter
 from dataloader.stain.statistics import StainStatistics
@@ -37,7 +37,7 @@ class NormalizeStain:
     def __init__(
         self, method: str = "macenko", target: Any = None, source: StainStatistics | None = None
     ) -> None:
-        self.normalizer = _make_normalizer(method, target)
+        self.normalizer = make_normalizer(method, target)
         self.source = source
 
     def __call__(self, image: Any) -> Any:
@@ -60,7 +60,7 @@ class ExtractStains:
     def __init__(self, method: str = "macenko") -> None:
         if method == "reinhard":
             raise ValueError("method 'reinhard' knows no stain vectors; choose macenko or vahadane")
-        self.normalizer = _make_normalizer(method, None)
+        self.normalizer = make_normalizer(method, None)
 
     def __call__(self, image: Any) -> np.ndarray:
         """Return (3, 2) float32, rows R, G, B, columns haematoxylin, eosin, for (3, H, W) in 0..255.
@@ -202,13 +202,6 @@ class RandHEDJitterd:
         self.transform.randomize()
         changed = {key: self.transform(data[key], randomize=False) for key in self._by_key.present(data)}
         return {**data, **changed}
-
-
-def _make_normalizer(method: str, target: Any) -> Any:
-    """Return the normaliser of a name."""
-    if method not in NORMALIZERS:
-        raise ValueError(f"method '{method}' is unknown; choose one of {', '.join(NORMALIZERS)}")
-    return NORMALIZERS[method]() if target is None else NORMALIZERS[method](target)
 
 
 def _as_door(image: Any) -> Any:

@@ -48,6 +48,7 @@ def write_contact_sheet(
     *,
     type_names: Sequence[str] = (),
     type_colours: Sequence[Colour] = (),
+    before: Sequence[tuple[str, Tensor]] = (),
 ) -> None:
     """Write ``draw_contact_sheet`` as a PNG under a temporary name, then move it to ``path``.
 
@@ -57,12 +58,15 @@ def write_contact_sheet(
         targets: see there.
         type_names: see there.
         type_colours: see there.
+        before: see there.
 
     Raises:
         ValueError: as ``draw_contact_sheet``.
         OSError: if the folder cannot be written.
     """
-    sheet = draw_contact_sheet(images, targets, type_names=type_names, type_colours=type_colours)
+    sheet = draw_contact_sheet(
+        images, targets, type_names=type_names, type_colours=type_colours, before=before
+    )
     _, content = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
     with replacing(path) as temporary:
         temporary.write_bytes(content.tobytes())
@@ -74,16 +78,18 @@ def draw_contact_sheet(
     *,
     type_names: Sequence[str] = (),
     type_colours: Sequence[Colour] = (),
+    before: Sequence[tuple[str, Tensor]] = (),
 ) -> np.ndarray:
-    """Draw a row of panels for each patch: patch, outlined nuclei, horizontal map, vertical map, and types.
+    """Draw a row of panels for each patch: its stages, then nuclei, horizontal map, vertical map, and types.
 
-    The first panel shows the whole patch with the network's output framed; the others show the output alone.
+    The last stage is what the network sees, with its output framed; the panels after it show the output alone.
 
     Args:
         images: (N, 3, H, W) uint8 RGB patches, N at least 1.
         targets: maps of (h, w) pixels, the central part of the patches, on any device.
         type_names: the T types' names, background first; unused without types.
         type_colours: the T types' RGB colours.
+        before: earlier stages of the patches: a name, and (N, 3, H, W) uint8 RGB.
 
     Returns:
         (rows, columns, 3) uint8 RGB, with headings above and a legend below.
@@ -92,7 +98,8 @@ def draw_contact_sheet(
         ValueError: if the batch is empty, the maps are not its, or a type has no name or colour.
     """
     _check(images, targets, type_names, type_colours)
-    headings = ["Patch and output area", "Nuclei", "Horizontal map", "Vertical map"]
+    headings = [name.capitalize() for name, _ in before]
+    headings += ["As the network sees it", "Nuclei", "Horizontal map", "Vertical map"]
     legend = [_swatch_key("output area", FRAME), _scale_key()]
     if targets.types is not None:
         headings.append("Types")
@@ -100,7 +107,10 @@ def draw_contact_sheet(
             _swatch_key(name, colour)
             for name, colour in zip(type_names[BACKGROUND + 1 :], type_colours[BACKGROUND + 1 :], strict=True)
         ]
-    rows = [_draw_row(images, targets, index, type_colours) for index in range(len(images))]
+    rows = [
+        [_to_panel(stage[index]) for _, stage in before] + _draw_row(images, targets, index, type_colours)
+        for index in range(len(images))
+    ]
     return stack_panels(rows, headings, legend)
 
 
@@ -219,7 +229,7 @@ def _check(
 
 def _draw_row(images: Tensor, targets: Targets, index: int, colours: Sequence[Colour]) -> list[np.ndarray]:
     """Draw the panels of one patch, each (PANEL_SIZE, PANEL_SIZE, 3) uint8 RGB."""
-    image = np.ascontiguousarray(images[index].permute(1, 2, 0).cpu().numpy())
+    image = _to_panel(images[index])
     nuclei = targets.nuclei[index].cpu().numpy()
     hv = targets.hv[index].float().cpu().numpy()
     height, width = nuclei.shape
@@ -235,6 +245,10 @@ def _draw_row(images: Tensor, targets: Targets, index: int, colours: Sequence[Co
     if targets.types is not None:
         panels.append(fit_panel(types_to_rgb(targets.types[index].cpu().numpy(), colours)))
     return panels
+
+
+def _to_panel(image: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
 
 
 def _frame(image: np.ndarray, box_yxyx: tuple[int, int, int, int]) -> np.ndarray:

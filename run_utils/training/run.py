@@ -43,13 +43,14 @@ def train(run: TrainingRun) -> None:
 
 
 def view(parts: TrainingParts, run: TrainingRun) -> None:
-    """Write a contact sheet of augmented patches and their targets as the network would get them."""
+    """Write a contact sheet of patches, stage by stage, and of their targets as the network would get them."""
     order = torch.Generator().manual_seed(run.seed)
     chosen = torch.randperm(parts.num_patches, generator=order)[:NUM_VIEWED].tolist()
     batch = default_collate([parts.patches[index] for index in chosen])
     images, targets = parts.transforms(batch, run.seed)
+    *before, _ = parts.transforms.stage_images(batch, run.seed)
     types = parts.facts["types"] or ()
     path = Path(run.output) / SHEET_NAME
     names, colours = [kind.name for kind in types], [kind.colour for kind in types]
-    write_contact_sheet(path, images, targets, type_names=names, type_colours=colours)
+    write_contact_sheet(path, images, targets, type_names=names, type_colours=colours, before=before)
     logger.info("wrote %s", path)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,6 +55,7 @@ class Validator:
         dtype: number format of the forward pass.
         plan: how images are cut up and decoded.
         radius: farthest distance in pixels between the centroids of a pair.
+        normalise: brings (N, H, W, 3) uint8, their numbers in the store given, to the stain that the network sees.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Validator:
         dtype: torch.dtype,
         plan: Plan,
         radius: float,
+        normalise: Callable[[Any, Sequence[int]], Any] | None = None,
     ) -> None:
         self.store = store
         self.types = types
@@ -71,11 +75,18 @@ class Validator:
         self.dtype = dtype
         self.plan = plan
         self.radius = radius
+        self.normalise = normalise
 
     @cached_property
     def images(self) -> list[AnnotatedImage]:
-        """The store's images, put together from their patches."""
-        return [self.store.read_source(number) for number in range(len(self.store.source_names))]
+        """The store's images, put together from their patches, as the network is to see them."""
+        images = [self.store.read_source(number) for number in range(len(self.store.source_names))]
+        if self.normalise is None:
+            return images
+        return [
+            dataclasses.replace(image, image=self.normalise(image.image[None], [number])[0])
+            for number, image in enumerate(images)
+        ]
 
     @cached_property
     def _truths(self) -> list[TypedCentroids]:

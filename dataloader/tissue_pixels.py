@@ -1,0 +1,70 @@
+"""Pixels spread over the tissue of a slide, for what is fitted on it once and before it is worked on: its stain."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from dataloader.grid import Box
+from dataloader.overview import num_read_threads, overview_mpp, read_overview
+from dataloader.slides import Slide
+from dataloader.tissue import Tissue, find_tissue
+
+NUM_SQUARES, SQUARE_SIDE = 128, 192
+"""Read of a slide, pixels a side: 4.7 Mpx, of which a fit takes a million."""
+CELLS = 64
+"""Along each side of the grid on which squares are placed where no mask says where tissue is."""
+
+
+def sample_slide(slide: Slide) -> np.ndarray:
+    """Return (P, 3) uint8 pixels of a slide's own tissue, level 0; of an image of few pixels all of them."""
+    tissue = None
+    if not _is_small(slide.shape_level0):
+        overview = read_overview(slide)
+        tissue = Tissue(slide.shape_level0, find_tissue(overview, overview_mpp(slide, overview)))
+    return sample_tissue(slide, None, tissue)
+
+
+def sample_tissue(slide: Slide, mpp: float | None, tissue: Tissue | None) -> np.ndarray:
+    """Read pixels spread evenly over tissue, the same on every call.
+
+    Args:
+        slide: what to read.
+        mpp: working resolution; None for level 0 as it is.
+        tissue: where to look, in the frame of the working resolution; None for everywhere.
+
+    Returns:
+        (P, 3) uint8 RGB: all of a slide of at most ``NUM_SQUARES`` squares, else as many squares, each around a
+        place that is tissue; none where there is no tissue.
+
+    Raises:
+        SlideError: the file cannot be decoded there.
+    """
+    shape = slide.working_shape(mpp)
+    with ThreadPoolExecutor(num_read_threads(), thread_name_prefix="sample") as threads:
+        squares = list(threads.map(lambda box: slide.read(box, mpp), _place_squares(shape, tissue)))
+    return np.concatenate([np.zeros((0, 3), np.uint8), *(square.reshape(-1, 3) for square in squares)])
+
+
+def _place_squares(shape: tuple[int, int], tissue: Tissue | None) -> list[Box]:
+    """Return boxes within the image, every so many of the cells that are tissue."""
+    if _is_small(shape):
+        return [(0, 0, *shape)]
+    mask = np.ones((CELLS, CELLS), bool) if tissue is None or tissue.mask is None else tissue.mask
+    cells = np.argwhere(mask)
+    num = min(NUM_SQUARES, len(cells))
+    chosen = cells[(np.arange(num) + 0.5).astype(np.int64) * len(cells) // max(num, 1)]
+    centres = ((chosen + 0.5) * shape / mask.shape).astype(np.int64)
+    boxes = []
+    for centre_yx in centres:
+        top, left = (
+            max(0, min(int(middle) - SQUARE_SIDE // 2, length - SQUARE_SIDE))
+            for middle, length in zip(centre_yx, shape, strict=True)
+        )
+        boxes.append((top, left, min(top + SQUARE_SIDE, shape[0]), min(left + SQUARE_SIDE, shape[1])))
+    return boxes
+
+
+def _is_small(shape: tuple[int, int]) -> bool:
+    return shape[0] * shape[1] <= NUM_SQUARES * SQUARE_SIDE**2
