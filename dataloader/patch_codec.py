@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import cv2
 import imagecodecs
 import numpy as np
 from zarr.abc.codec import ArrayArrayCodec
@@ -60,12 +61,15 @@ def to_differences(rgb: np.ndarray) -> np.ndarray:
 def from_differences(planes: np.ndarray) -> np.ndarray:
     """Turn (..., 3, H, W) uint8 differences back into (..., H, W, 3) uint8 RGB."""
     sums = imagecodecs.delta_decode(planes, axis=-1)  # four times as fast as numpy's cumsum
+    sums[..., 0, :, :] += sums[..., 1, :, :]
+    sums[..., 2, :, :] += sums[..., 1, :, :]
     *leading, channels, height, width = planes.shape
     rgb = np.empty((*leading, height, width, channels), dtype=np.uint8)
-    green = sums[..., 1, :, :]
-    rgb[..., 1] = green
-    np.add(sums[..., 0, :, :], green, out=rgb[..., 0])
-    np.add(sums[..., 2, :, :], green, out=rgb[..., 2])
+    images = zip(
+        sums.reshape(-1, channels, height, width), rgb.reshape(-1, height, width, channels), strict=True
+    )
+    for colours, image in images:
+        cv2.merge(list(colours), dst=image)  # ten times as fast as numpy, which writes every third byte
     return rgb
 
 

@@ -10,7 +10,6 @@ source image its size and the statistics of its stain, fitted on the whole of it
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from zarr.codecs import ZstdCodec
 
 from dataloader.annotations.base import AnnotatedImage
 from dataloader.patch_codec import RgbDifferences, register
+from dataloader.patch_shards import ShardedRows
 from dataloader.stain import StainStatistics, estimate_stains
 
 logger = logging.getLogger(__name__)
@@ -234,14 +234,11 @@ class PatchStore:
         self._stains = [done.get("stain", {}) for done in finished]
         counts = [_count_patches(size_yx, self.settings) for size_yx in self.source_sizes_yx]
         self._starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-        self._arrays: dict[str, Any] = {}
-        self._process: int | None = None
+        keys = ("image", "label_map", "type_map") if self.num_types else ("image", "label_map")
+        self._rows = {key: ShardedRows.of(self.path / key, _array(group, key)) for key in keys}
 
     def __len__(self) -> int:
         return int(self._starts[-1])
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_arrays": {}, "_process": None}
 
     @property
     def num_types(self) -> int | None:
@@ -262,9 +259,8 @@ class PatchStore:
         """Read patch ``index`` of ``len(self)``."""
         if not 0 <= index < len(self):
             raise IndexError(f"patch {index} of {len(self)} in {self.path}")
-        arrays = self._open()
-        type_map = arrays["type_map"][index] if self.num_types else None
-        return Patch(arrays["image"][index], arrays["label_map"][index], type_map)
+        values = {key: rows.read(index) for key, rows in self._rows.items()}
+        return Patch(values["image"], values["label_map"], values.get("type_map"))
 
     def source_of(self, index: int) -> int:
         """Return the number, in ``source_names``, of the image that patch ``index`` was cut from."""
@@ -290,7 +286,7 @@ class PatchStore:
         """Put source image ``number`` of ``source_names`` together again, exactly, from its patches."""
         height, width = self.source_sizes_yx[number]
         first, last = int(self._starts[number]), int(self._starts[number + 1])
-        corners_yx = self._open()["position_yx"][first:last]
+        corners_yx = _array(_open_group(self.path), "position_yx")[first:last]
         image = np.empty((height, width, 3), np.uint8)
         label_map = np.empty((height, width), np.int32)
         type_map = np.empty((height, width), np.uint8) if self.num_types else None
@@ -303,13 +299,6 @@ class PatchStore:
             if type_map is not None and patch.type_map is not None:
                 type_map[inside] = patch.type_map[top - y :, left - x :][: height - top, : width - left]
         return AnnotatedImage(self.source_names[number], image, label_map, type_map)
-
-    def _open(self) -> dict[str, Any]:
-        if self._process != os.getpid():
-            group = _open_group(self.path)
-            self._arrays = {key: _array(group, key) for key in group}
-            self._process = os.getpid()
-        return self._arrays
 
 
 def _open_group(path: Path, mode: str = "r") -> zarr.Group:
