@@ -33,6 +33,9 @@ class InferSettings:
             gradients reach.
         read_workers: threads that read; -1 chooses by the CPUs this process may use.
         decode_workers: threads that decode regions; -1 chooses by the CPUs this process may use.
+        stain: how each slide is normalised, by a fit on pixels of its own tissue: `auto` as the checkpoint's patches
+            were in training; none, macenko, vahadane or reinhard; or the file of a target: JSON of statistics, an
+            image or a slide.
         normalisation: of the HV gradients: `window_free`, or `reference` (min–max over the region).
         nuclei_threshold: probability from which a pixel belongs to a nucleus.
         marker_threshold: gradient strength, 0..1, below which a nuclear pixel marks a nucleus's inside.
@@ -61,6 +64,7 @@ class InferSettings:
     halo: int = 96
     read_workers: int = -1
     decode_workers: int = -1
+    stain: str = "auto"
     normalisation: str = "window_free"
     nuclei_threshold: float = 0.5
     marker_threshold: float = 0.4

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from config.checks import MISSING, check_choice, check_not_negative, check_positive
 from config.inference import EvaluateSettings, InferSettings
-from config.stain import StainSettings
+from config.stain import NormalizeSettings, StainSettings
 
 __all__ = [
     "AugmentationSettings",
@@ -16,6 +16,7 @@ __all__ = [
     "InferSettings",
     "LossWeights",
     "ModelSettings",
+    "NormalizeSettings",
     "PhaseSettings",
     "StainSettings",
     "TrainSettings",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from config.checks import check_choice
+from config.checks import MISSING, check_choice
 
-STAIN_METHODS = ("none", "macenko", "vahadane", "reinhard")
+METHODS = ("macenko", "vahadane", "reinhard")
+STAIN_METHODS = ("none", *METHODS)
 STAGES = ("normalise", "hed", "colour")
 
 
@@ -48,3 +49,40 @@ class StainSettings:
             )
         if self.target and self.method == "none":
             raise ValueError(f"stain.target={self.target} needs a method; set stain.method=macenko")
+
+
+@dataclass
+class NormalizeSettings:
+    """`normalize_stain.py`: images and slides brought to one stain, with a picture of each before and after.
+
+    Attributes:
+        input: an image or slide, or a folder of them.
+        output: folder for the results; each image's carry its name.
+        method: macenko, vahadane or reinhard.
+        target: the stain that images are brought to: a JSON file of statistics, an image or a slide; empty for the
+            published one.
+        mpp: µm/px of the input's level 0, where the file does not say it or is wrong; 0 trusts the file.
+        reader: of slides: auto, image, tiff, openslide or cucim.
+        tissue: look for tissue, and fit there, in images of more than 4.7 million px; of smaller ones all is fitted.
+        quality: of a slide's JPEG tiles, 1..100; images are written as PNG, without loss.
+        overwrite: normalise anew what is there.
+    """
+
+    input: str = MISSING
+    output: str = MISSING
+    method: str = "macenko"
+    target: str = ""
+    mpp: float = 0.0
+    reader: str = "auto"
+    tissue: bool = True
+    quality: int = 90
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what no single field can say."""
+        check_choice("method", self.method, METHODS)
+        check_choice("reader", self.reader, ("auto", "image", "tiff", "openslide", "cucim"))
+        if self.mpp < 0:
+            raise ValueError(f"mpp={self.mpp} must be 0 or more; leave it out to trust the file")
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"quality={self.quality} must lie in 1..100")

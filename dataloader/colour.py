@@ -91,61 +91,20 @@ class ColourAugment:
             raise ValueError(
                 f"the generator lies on {generator.device}, not on the CPU; use torch.Generator()"
             )
-        pixels = images.to(torch.float32, memory_format=torch.contiguous_format)
-        self._degrade(pixels, images, generator)
-        self._recolour(pixels, generator)
-        return torch.empty_like(images).copy_(pixels.round_().clamp_(0, 255))
-
-    def _degrade(self, pixels: Tensor, images: Tensor, generator: torch.Generator) -> None:
-        """Blur, median-filter or add noise to the float32 ``pixels`` in place, one or none to a sample."""
-        if not self.degrade:
-            return
-        num, device = len(images), images.device
-        is_degraded, spread, is_per_channel = torch.rand((3, num), generator=generator)
-        kind = torch.randint(_NOISE + 1 if self.noise else _NOISE, (num,), generator=generator)
-        size_index = torch.randint(len(self.blur_kernels), (2, num), generator=generator)
-        sizes = torch.tensor(self.blur_kernels)[size_index]
-        kind[is_degraded >= self.degrade] = -1
-        kinds, median_sizes = torch.stack([kind, sizes[0]]).tolist()
-
-        if rows := [row for row in range(num) if kinds[row] == _GAUSSIAN]:
-            drawn = sizes[:, rows].to(device, non_blocking=True)
-            pixels[rows] = blur_gaussian(pixels[rows], drawn, max(self.blur_kernels))
-        for size in sorted(set(self.blur_kernels) - {1}):
-            if rows := [row for row in range(num) if (kinds[row], median_sizes[row]) == (_MEDIAN, size)]:
-                pixels[rows] = filter_median(images[rows], size).to(pixels.dtype)
-        if rows := [row for row in range(num) if kinds[row] == _NOISE]:
-            seed = int(torch.randint(2**62, (1,), generator=generator))
-            on_device = torch.Generator(device).manual_seed(seed)
-            noise = torch.randn((len(rows), *pixels.shape[1:]), generator=on_device, device=device)
-            colours, deviation = torch.stack([is_per_channel[rows] < 0.5, self.noise * spread[rows]]).to(
-                device, non_blocking=True
-            )
-            noise = torch.where(_per_sample(colours > 0), noise, noise[:, :1])
-            pixels[rows] += noise.mul_(_per_sample(deviation))
-
-    def _recolour(self, pixels: Tensor, generator: torch.Generator) -> None:
-        """Change hue, saturation, brightness and contrast of the float32 ``pixels`` in place.
-
-        Unclipped, saturation, brightness and contrast commute, and so do hue and brightness. Of a random
-        order of the four only this is left to draw: whether saturation, and whether contrast, precedes hue.
-        """
-        draws = torch.rand((7, len(pixels)), generator=generator).to(pixels.device, non_blocking=True)
-        hue_turn, more_saturation, more_brightness = 2 * draws[:3] - 1
-        hue_place, saturation_place, contrast_place = draws[4:]
-        low, high = self.contrast
-        saturation = 1 + self.saturation * more_saturation
-        contrast = low + (high - low) * draws[3]
-        if self.hue:
-            early_saturation = torch.where(saturation_place < hue_place, saturation, 1.0)
-            early_contrast = torch.where(contrast_place < hue_place, contrast, 1.0)
-            adjust_tone(pixels, early_saturation, early_contrast)
-            shift_hue(pixels, self.hue * hue_turn)
-            saturation = torch.where(saturation_place < hue_place, 1.0, saturation)
-            contrast = torch.where(contrast_place < hue_place, 1.0, contrast)
-        adjust_tone(pixels, saturation, contrast, self.brightness * more_brightness)
-
-
+        drawn = self._draw(len(images), generator)
+        noise_seed = int(torch.randint(2**62, (1,), generator=generator)) if _NOISE in drawn.kind else 0
+        noise_generator = torch.Generator(images.device).manual_seed(noise_seed)
+        drawn = drawn._replace(tone=torch.rand((7, len(images)), generator=generator))
+        coloured = torch.empty_like(images)
+        step = 1 if _is_on_host(images) else max(len(images), 1)  # one sample's floats fit a CPU's cache
+        for start in range(0, len(images), step):
+            rows = slice(start, start + step)
+            pixels = images[rows].to(torch.float32, memory_format=torch.contiguous_format)
+            mine = _Draws(*(values[..., rows] for values in drawn))
+            self._degrade(pixels, images[rows], mine, noise_generator)
+            self._recolour(pixels, mine.tone.to(images.device, non_blocking=True))
+            coloured[rows] = pixels.round_().clamp_(0, 255)
+        return coloured
 def shift_hue(pixels: Tensor, steps: Tensor) -> Tensor:
     """Turn the HSV hue of each sample in place; value, chroma and grey pixels stay.
 

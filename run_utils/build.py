@@ -179,7 +179,7 @@ def build_training(run: TrainingRun) -> TrainingParts:
         facts={
             "types": types,
             "mpp": store.mpp,
-            "stain": describe_stain(run.stain.method, normalizer),
+            "stain": describe_stain(normalizer),
             "settings": dataclasses.asdict(run),
         },
     )

@@ -48,7 +48,7 @@ def run_command(name: str, function: Callable[[Any], int | None]) -> None:
         function: takes the settings as their dataclass; returns the exit status.
     """
     if any(argument in ("-h", "--help") for argument in sys.argv[1:]):
-        sys.stdout.write(describe_settings(name, CONFIG_DIR))
+        sys.stdout.write(describe_settings(name, find_config_dir(name)))
         sys.exit(0)
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, datefmt="%H:%M:%S")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us instead of being printed
@@ -67,6 +67,12 @@ def run_command(name: str, function: Callable[[Any], int | None]) -> None:
         else:
             raise
     sys.exit(status)
+
+
+def find_config_dir(name: str) -> Path:
+    """Return the folder of a command's YAML: one of its own where it uses no groups, whose names are settings then."""
+    own = CONFIG_DIR / name
+    return own if (own / f"{name}.yaml").is_file() else CONFIG_DIR
 
 
 def _run_hydra(name: str, function: Callable[[Any], int | None]) -> int:
@@ -90,7 +96,7 @@ def _run_hydra(name: str, function: Callable[[Any], int | None]) -> int:
         except BaseException as error:  # raised again below: Hydra would print its own report first
             outcome.append(error)
 
-    hydra.main(version_base=None, config_path=str(CONFIG_DIR), config_name=name)(run)()
+    hydra.main(version_base=None, config_path=str(find_config_dir(name)), config_name=name)(run)()
     for result in outcome:
         if isinstance(result, BaseException):
             raise result

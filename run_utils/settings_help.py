@@ -16,6 +16,7 @@ SETTINGS = {
     "train": schema.TrainingRun,
     "infer": schema.InferSettings,
     "evaluate": schema.EvaluateSettings,
+    "normalize": schema.NormalizeSettings,
 }
 WIDTH = 112
 INDENT = 34

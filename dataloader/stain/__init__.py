@@ -17,9 +17,11 @@ class Normalizer(Protocol):
     """A method of stain normalisation.
 
     Attributes:
+        method: its name, a row of ``NORMALIZERS``.
         target: the stain that images are brought to.
     """
 
+    method: str
     target: StainStatistics
 
     def estimate(self, images: Any) -> StainStatistics:

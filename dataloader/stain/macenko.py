@@ -38,6 +38,8 @@ class MacenkoNormalizer:
         ValueError: if the variant is unknown, or ``target`` holds no stain matrix.
     """
 
+    method = "macenko"
+
     def __init__(
         self, target: Any = PUBLISHED_TARGET, *, variant: str = "robust", max_pixels: int | None = 2**20
     ) -> None:

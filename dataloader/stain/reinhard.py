@@ -35,6 +35,8 @@ class ReinhardNormalizer:
         ValueError: if ``target`` holds no L*a*b* statistics.
     """
 
+    method = "reinhard"
+
     def __init__(self, target: Any = CONSEP_TARGET, *, max_pixels: int | None = 2**20) -> None:
         self.max_pixels = max_pixels
         self.source: StainStatistics | None = None

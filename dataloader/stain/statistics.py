@@ -67,7 +67,8 @@ class StainStatistics:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; what is None is left out."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        known = {name: value for name, value in asdict(self).items() if value is not None}
+        return json.loads(json.dumps(known))  # lists for tuples, as a file gives them back
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> StainStatistics:

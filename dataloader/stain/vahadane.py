@@ -36,6 +36,8 @@ class VahadaneNormalizer:
         ValueError: if ``target`` holds no stain matrix.
     """
 
+    method = "vahadane"
+
     def __init__(self, target: Any = PUBLISHED_TARGET, *, max_pixels: int | None = 2**17) -> None:
         self.max_pixels = max_pixels
         self.source: StainStatistics | None = None

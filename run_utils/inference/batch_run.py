@@ -23,6 +23,7 @@ from run_utils.inference.slide_run import SlideRunner
 from run_utils.inference.status import FAILED, SlideStatus, summarise
 from run_utils.outputs import check_names
 from run_utils.provenance import describe_environment
+from run_utils.stain import choose_normalizer
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +42,11 @@ def infer_all(settings: InferSettings) -> int:
     files = find_images(Path(settings.input))
     predictor = build_predictor(settings)
     plan = build_plan(settings, predictor)
+    normalizer = choose_normalizer(settings.stain, predictor.facts.notes)
     manifest = Manifest(Path(settings.output), settings)
     monitor = Monitor()
-    runner = SlideRunner(settings, predictor, plan, manifest, _resolved(settings, predictor, plan), monitor)
+    facts = _resolved(settings, predictor, plan)
+    runner = SlideRunner(settings, predictor, plan, manifest, normalizer, facts, monitor)
     cv2.setNumThreads(1)  # regions are decoded side by side, one thread each
     start = time.perf_counter()
     statuses: list[SlideStatus] = []

@@ -164,7 +164,7 @@ def identify(path: Path) -> Identity:
 
 def _digests(settings: InferSettings) -> dict[str, str]:
     """Return the SHA-256 of the files that settings name, so that another file of that name is told apart."""
-    named = {"checkpoint": settings.checkpoint, "mask": settings.mask, "regions": settings.regions}
+    named = {name: getattr(settings, name) for name in ("checkpoint", "mask", "regions", "stain")}
     return {
         f"{name}_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()
         for name, path in named.items()

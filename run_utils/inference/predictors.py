@@ -10,7 +10,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from dataloader.stain import Normalizer, StainStatistics
 from models.hovernet.channels import NUCLEUS
 from models.hovernet.checkpoint import Network
 from models.hovernet.facts import ModelFacts
@@ -34,20 +36,26 @@ class ProbabilityMaps(NamedTuple):
     types: np.ndarray | None
 
 
+Tiles = np.ndarray | Tensor
+"""NumPy, or a tensor that lies on the predictor's device already."""
+
+
 class Predictor(Protocol):
     """Anything that turns tiles into maps.
 
     Attributes:
+        device: where it works.
         geometry: which tile sizes fit, and what comes back.
         num_types: number of types, background counted; None for a network without types.
         facts: what the network knows of its types and resolution.
     """
 
+    device: torch.device
     geometry: Geometry
     num_types: int | None
     facts: ModelFacts
 
-    def predict(self, tiles: np.ndarray) -> ProbabilityMaps:
+    def predict(self, tiles: Tiles) -> ProbabilityMaps:
         """Return the maps of (N, H, W, 3) uint8 RGB tiles, each side less by the geometry's margin."""
 
 
@@ -69,7 +77,7 @@ class TorchPredictor:
         self.dtype = dtype
         self.largest_batch = sys.maxsize
 
-    def predict(self, tiles: np.ndarray) -> ProbabilityMaps:
+    def predict(self, tiles: Tiles) -> ProbabilityMaps:
         """Return the maps of (N, H, W, 3) uint8 RGB tiles, each side less by the geometry's margin.
 
         Where the device's memory is short, the batch is halved until it fits, and stays so.
@@ -88,7 +96,7 @@ class TorchPredictor:
                 self._halve(batch, error)
         return parts[0] if len(parts) == 1 else _join(parts)
 
-    def _halve(self, batch: np.ndarray, error: torch.OutOfMemoryError) -> None:
+    def _halve(self, batch: Tiles, error: torch.OutOfMemoryError) -> None:
         num_tiles, height, width = batch.shape[:3]
         if num_tiles == 1:
             raise MemoryError(
@@ -102,8 +110,8 @@ class TorchPredictor:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _predict(self, tiles: np.ndarray) -> ProbabilityMaps:
-        images = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2)  # (N, 3, H, W), channels last
+    def _predict(self, tiles: Tiles) -> ProbabilityMaps:
+        images = torch.as_tensor(tiles).to(self.device).permute(0, 3, 1, 2)  # (N, 3, H, W), channels last
         autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
         with torch.inference_mode(), autocast:
             maps = self.network(images)
@@ -125,6 +133,7 @@ class OverlappingPredictor:
         self.predictor = predictor
         self.num_types = predictor.num_types
         self.facts = predictor.facts
+        self.device = predictor.device
         geometry = predictor.geometry
         num_strides = -(-max(overlap - geometry.margin, 0) // (2 * geometry.multiple))
         self.edge = num_strides * geometry.multiple  # cut on each side
@@ -134,13 +143,39 @@ class OverlappingPredictor:
             geometry, margin=margin, smallest=max(geometry.smallest, smallest)
         )
 
-    def predict(self, tiles: np.ndarray) -> ProbabilityMaps:
+    def predict(self, tiles: Tiles) -> ProbabilityMaps:
         """Return the maps of (N, H, W, 3) uint8 RGB tiles, each side less by the wider margin."""
         maps = self.predictor.predict(tiles)
         height, width = maps.nuclei.shape[-2:]
         inner = (..., slice(self.edge, height - self.edge), slice(self.edge, width - self.edge))
         types = None if maps.types is None else maps.types[inner]
         return ProbabilityMaps(maps.nuclei[inner], maps.hv[inner], types)
+
+
+class NormalisingPredictor:
+    """Brings the tiles of one slide to the stain that a network was trained on, on its device.
+
+    Args:
+        predictor: gives the maps.
+        normalizer: the method, and the stain to bring tiles to.
+        source: the slide's stain.
+    """
+
+    def __init__(self, predictor: Predictor, normalizer: Normalizer, source: StainStatistics) -> None:
+        self.predictor = predictor
+        self.normalizer = normalizer
+        self.source = source
+        self.device = predictor.device
+        self.geometry = predictor.geometry
+        self.num_types = predictor.num_types
+        self.facts = predictor.facts
+
+    def predict(self, tiles: Tiles) -> ProbabilityMaps:
+        """Return the maps of (N, H, W, 3) uint8 RGB tiles in the slide's own stain."""
+        if self.device.type == "cpu":
+            return self.predictor.predict(self.normalizer.transform(tiles, self.source))
+        images = torch.as_tensor(tiles).to(self.device).permute(0, 3, 1, 2)  # (N, 3, H, W), channels last
+        return self.predictor.predict(self.normalizer.transform(images, self.source).permute(0, 2, 3, 1))
 
 
 def to_probabilities(maps: HoverMaps) -> ProbabilityMaps:

@@ -8,22 +8,26 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from config.schema import InferSettings
 from dataloader.outlines import read_outlines, to_working
 from dataloader.slides import IMAGE_EXTENSIONS, Slide, SlideError, open_slide
+from dataloader.stain import Normalizer
 from dataloader.tissue import Tissue, find_mask, find_tissue, overview_mpp, read_mask, read_overview
+from dataloader.tissue_pixels import sample_tissue
 from run_utils.inference.journal import JournalBusyError
 from run_utils.inference.manifest import Identity, Manifest, identify
 from run_utils.inference.monitor import Monitor
 from run_utils.inference.plan import Plan
-from run_utils.inference.predictors import Predictor
+from run_utils.inference.predictors import NormalisingPredictor, Predictor
 from run_utils.inference.slide_stream import Outputs, stream_slide
 from run_utils.inference.status import DONE, FAILED, SKIPPED, SlideStatus
 from run_utils.outputs import WRITERS, SlideResult
 from run_utils.outputs.colours import name_types
+from run_utils.stain import describe_stain
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +47,7 @@ class SlideRunner:
         predictor: gives the maps.
         plan: how slides are cut up and worked on.
         manifest: of the run: says which slides are done, and what results depend on.
+        normalizer: of the stain; None leaves slides as they are.
         facts: further things that unfinished work depends on.
         monitor: counts tiles, nuclei and seconds.
     """
@@ -53,6 +58,7 @@ class SlideRunner:
         predictor: Predictor,
         plan: Plan,
         manifest: Manifest,
+        normalizer: Normalizer | None,
         facts: dict[str, object],
         monitor: Monitor,
     ) -> None:
@@ -60,6 +66,7 @@ class SlideRunner:
         self.predictor = predictor
         self.plan = plan
         self.manifest = manifest
+        self.normalizer = normalizer
         self.facts = {**manifest.facts, **facts}
         self.monitor = monitor
         self.outputs = Outputs(Path(settings.output), settings.outputs, {"dots": settings.dots})
@@ -106,6 +113,7 @@ class SlideRunner:
             tissue = self._find_tissue(name, slide, mpp, overview)
         if tissue is not None and tissue.is_empty:
             return SlideStatus(name, SKIPPED, NOTHING_CHOSEN if self.settings.mask else NO_TISSUE)
+        predictor, stain = self._fit_stain(name, slide, mpp, tissue)
         result = SlideResult(
             name=name,
             shape=shape,
@@ -120,10 +128,16 @@ class SlideRunner:
         tally = stream_slide(
             result,
             tissue,
-            self.predictor,
+            predictor,
             self.plan,
             self.outputs,
-            head={**self.facts, **identity, "slide": str(slide.path.resolve()), "tissue": _digest(tissue)},
+            head={
+                **self.facts,
+                **identity,
+                "slide": str(slide.path.resolve()),
+                "tissue": _digest(tissue),
+                "stain": stain,
+            },
             is_done=partial(self.manifest.is_done, name, identity),
             monitor=self.monitor,
         )
@@ -136,6 +150,7 @@ class SlideRunner:
             per_type=dict(tally.per_type),
             num_pixels=shape[0] * shape[1],
             mm2=tally.mm2,
+            stain=stain,
         )
 
     def _find_tissue(self, name: str, slide: Slide, mpp: float | None, overview: np.ndarray) -> Tissue | None:
@@ -151,6 +166,22 @@ class SlideRunner:
         if mask is None and outlines is None:
             return None
         return Tissue(slide.working_shape(mpp), mask, outlines)
+
+    def _fit_stain(
+        self, name: str, slide: Slide, mpp: float | None, tissue: Tissue | None
+    ) -> tuple[Predictor, dict[str, Any]]:
+        """Return what predicts this slide, its tiles normalised where they are to be, and the record of that."""
+        stain = describe_stain(self.normalizer)
+        if self.normalizer is None:
+            return self.predictor, stain
+        with self.monitor.stage("fit stain"):
+            source = self.normalizer.estimate(sample_tissue(slide, mpp, tissue))
+        if source.is_identity:
+            logger.warning("%s: shows too little stain to normalise: it is predicted as it is", name)
+        return NormalisingPredictor(self.predictor, self.normalizer, source), {
+            **stain,
+            "source": source.to_dict(),
+        }
 
     def _working_mpp(self, slide: Slide) -> float | None:
         """Return the µm/px to read at; None reads level 0 as it is.

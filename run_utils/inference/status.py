@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tabulate import tabulate
 
@@ -23,6 +24,7 @@ class SlideStatus:
         seconds: wall time, reading and writing included.
         num_pixels: at the working resolution.
         mm2: tissue looked at, or None where µm/px is unknown.
+        stain: how it was normalised: method, target and, where it was, its own statistics as source.
     """
 
     name: str
@@ -33,6 +35,7 @@ class SlideStatus:
     seconds: float = 0.0
     num_pixels: int = 0
     mm2: float | None = None
+    stain: dict[str, Any] = field(default_factory=dict)
 
 
 def summarise(statuses: Sequence[SlideStatus]) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from os import SEEK_END
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
@@ -21,7 +23,7 @@ import tifffile
 from run_utils.outputs.result import Part, SlideResult
 
 TILE = 512  # px; even, so that a tile's halves meet those of its neighbours on the next level
-NUM_THREADS = 2  # that make and encode tiles of level 0
+NUM_THREADS = 2  # beside those of inference
 SPOOLED_BYTES = 2**24  # of the lower levels held in memory, before they go to a file
 JPEG_QUALITY = 80
 DEFLATE_LEVEL = 4
@@ -62,6 +64,7 @@ def write_pyramid(
     coding: TileCoding,
     channel: str,
     notes: dict[str, str] | None = None,
+    num_threads: int = NUM_THREADS,
 ) -> None:
     """Write level 0 as its tiles come, then the lower levels, each half the one above, down to a single tile.
 
@@ -72,9 +75,10 @@ def write_pyramid(
         path: the file, BigTIFF with the lower levels as SubIFDs.
         result: whose shape, µm/px and name the file bears.
         tiles: makes each tile of level 0, row by row, cut off where the slide ends; called from threads.
-        coding: `RGB` or `LABELS`.
+        coding: `RGB`, `LABELS` or `rgb_coding(quality)`.
         channel: name of the channel.
         notes: further names and values for OME's metadata.
+        num_threads: how many make and encode tiles of level 0.
     """
     shapes = level_shapes(result.shape)
     metadata = _metadata(result, coding, channel, notes or {})
@@ -91,7 +95,7 @@ def write_pyramid(
         tifffile.TiffWriter(path, bigtiff=True, byteorder="<", ome=True) as file,
     ):
         lower = _LowerLevels(shapes, coding, spool)
-        with closing(_encode_level0(tiles, lower)) as encoded:
+        with closing(_encode_level0(tiles, lower, num_threads)) as encoded:
             write_level(file, 0, encoded, subifds=len(shapes) - 1, metadata=metadata)
         for level in range(1, len(shapes)):
             write_level(file, level, lower.encoded(level), subfiletype=1)
@@ -148,10 +152,12 @@ def _metadata(result: SlideResult, coding: TileCoding, channel: str, notes: dict
     return {**metadata, "MapAnnotation": notes} if notes else metadata
 
 
-def _encode_level0(tiles: Iterable[MakeTile], lower: _LowerLevels) -> Generator[bytes, None, None]:
+def _encode_level0(
+    tiles: Iterable[MakeTile], lower: _LowerLevels, num_threads: int
+) -> Generator[bytes, None, None]:
     """Give the tiles of level 0 encoded, in order; threads make a few of them ahead."""
     ahead: deque[Future[tuple[bytes, np.ndarray]]] = deque()
-    threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="tile")
+    threads = ThreadPoolExecutor(num_threads, thread_name_prefix="tile")
 
     def finish() -> bytes:
         encoded, half = ahead.popleft().result()
@@ -161,7 +167,7 @@ def _encode_level0(tiles: Iterable[MakeTile], lower: _LowerLevels) -> Generator[
     try:
         for make_tile in tiles:
             ahead.append(threads.submit(_make_and_encode, make_tile, lower.coding))
-            if len(ahead) > NUM_THREADS:
+            if len(ahead) > num_threads:
                 yield finish()
         while ahead:
             yield finish()
@@ -244,10 +250,15 @@ class _LowerLevels:
         self._places[level].append((offset, len(encoded)))
 
 
-def _encode_jpeg(tile: np.ndarray) -> bytes:
+def rgb_coding(quality: int) -> TileCoding:
+    """Return `RGB` at another quality of JPEG, 1..100."""
+    return dataclasses.replace(RGB, encode=partial(_encode_jpeg, quality=quality))
+
+
+def _encode_jpeg(tile: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
     """Encode RGB with all of its colour: where it is thinned out, thin lines lose theirs."""
     return imagecodecs.jpeg8_encode(
-        tile, level=JPEG_QUALITY, colorspace="RGB", outcolorspace="YCBCR", subsampling=(1, 1)
+        tile, level=quality, colorspace="RGB", outcolorspace="YCBCR", subsampling=(1, 1)
     )
 
 

@@ -67,6 +67,11 @@ def write_contact_sheet(
     sheet = draw_contact_sheet(
         images, targets, type_names=type_names, type_colours=type_colours, before=before
     )
+    write_sheet(path, sheet)
+
+
+def write_sheet(path: Path, sheet: np.ndarray) -> None:
+    """Write an (H, W, 3) uint8 RGB picture as a PNG under a temporary name, then move it to ``path``."""
     _, content = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
     with replacing(path) as temporary:
         temporary.write_bytes(content.tobytes())
@@ -115,28 +120,34 @@ def draw_contact_sheet(
 
 
 def stack_panels(
-    rows: Sequence[Sequence[np.ndarray]], headings: Sequence[str], legend: Sequence[np.ndarray] = ()
+    rows: Sequence[Sequence[np.ndarray]],
+    headings: Sequence[str],
+    legend: Sequence[np.ndarray] = (),
+    *,
+    shape: tuple[int, int] = (PANEL_SIZE, PANEL_SIZE),
 ) -> np.ndarray:
     """Lay panels out as a table on grey paper.
 
     Args:
-        rows: each a list of (H, W, 3) uint8 RGB panels, one for each heading; panels of any size are made
-            squares of ``PANEL_SIZE``.
+        rows: each a list of (H, W, 3) uint8 RGB panels, one for each heading; panels of any size are fitted
+            to ``shape``.
         headings: one for each column.
         legend: (LINE_HEIGHT, W, 3) uint8 RGB keys, set below in lines as long as the table is wide.
+        shape: (height, width) of a panel in pixels.
 
     Returns:
         (rows, columns, 3) uint8 RGB.
     """
-    pitch = PANEL_SIZE + GAP
-    legend_lines = _break_lines(legend, len(headings) * pitch - GAP)
-    legend_top = LINE_HEIGHT + len(rows) * pitch + GAP
-    sheet = _blank(legend_top + len(legend_lines) * LINE_HEIGHT, GAP + len(headings) * pitch)
+    pitch_y, pitch_x = shape[0] + GAP, shape[1] + GAP
+    legend_lines = _break_lines(legend, len(headings) * pitch_x - GAP)
+    legend_top = LINE_HEIGHT + len(rows) * pitch_y + GAP
+    sheet = _blank(legend_top + len(legend_lines) * LINE_HEIGHT, GAP + len(headings) * pitch_x)
     for column, heading in enumerate(headings):
-        _write(sheet, heading, (0, GAP + column * pitch))
+        _write(sheet, heading, (0, GAP + column * pitch_x))
     for index, row in enumerate(rows):
         for column, panel in enumerate(row):
-            _paste(sheet, fit_panel(panel), (LINE_HEIGHT + index * pitch, GAP + column * pitch))
+            place = (LINE_HEIGHT + index * pitch_y, GAP + column * pitch_x)
+            _paste(sheet, fit_panel(panel, shape), place)
     for index, line in enumerate(legend_lines):
         left = GAP
         for key in line:
@@ -145,12 +156,13 @@ def stack_panels(
     return sheet
 
 
-def fit_panel(panel: np.ndarray, size: int = PANEL_SIZE) -> np.ndarray:
-    """Return an (H, W, 3) uint8 panel as (size, size, 3): whole pixels when enlarged, means when reduced."""
-    if panel.shape[:2] == (size, size):
+def fit_panel(panel: np.ndarray, shape: tuple[int, int] = (PANEL_SIZE, PANEL_SIZE)) -> np.ndarray:
+    """Return an (H, W, 3) uint8 panel in another shape: whole pixels when enlarged, means when reduced."""
+    if panel.shape[:2] == shape:
         return panel
-    method = cv2.INTER_NEAREST if size >= max(panel.shape[:2]) else cv2.INTER_AREA
-    return cv2.resize(np.ascontiguousarray(panel), (size, size), interpolation=method)
+    is_enlarged = all(new >= old for new, old in zip(shape, panel.shape, strict=False))
+    method = cv2.INTER_NEAREST if is_enlarged else cv2.INTER_AREA
+    return cv2.resize(np.ascontiguousarray(panel), shape[::-1], interpolation=method)
 
 
 def hv_to_rgb(hv: np.ndarray) -> np.ndarray:
