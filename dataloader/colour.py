@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
+from typing import NamedTuple
 
+import cv2
 import torch
 from torch import Tensor
 
@@ -21,6 +23,24 @@ _SEXTANTS_PER_HUE_STEP = (
 )  # a full circle is 180 hue steps, or 6 sextants between pure and mixed colours
 _SMALLEST_CHROMA = 1e-6  # grey levels; only keeps the hue of a grey pixel finite
 _GAUSSIAN, _MEDIAN, _NOISE = range(3)  # noise is the last, for it can be left out
+
+
+class _Draws(NamedTuple):
+    """What happens to N samples; the last axis of every tensor is theirs, on the CPU.
+
+    Attributes:
+        kind: (N,) int64 degradation, -1 for none.
+        sizes: (2, N) int64 heights and widths of the blurs' windows, the first also the median's.
+        spread: (N,) float32 share of the greatest noise.
+        is_per_channel: (N,) bool, whether each channel has a noise of its own.
+        tone: (7, N) float32 in 0..1, what the four changes of colour and their order follow from.
+    """
+
+    kind: Tensor
+    sizes: Tensor
+    spread: Tensor
+    is_per_channel: Tensor
+    tone: Tensor
 
 
 @dataclass(frozen=True)
@@ -91,20 +111,84 @@ class ColourAugment:
             raise ValueError(
                 f"the generator lies on {generator.device}, not on the CPU; use torch.Generator()"
             )
-        drawn = self._draw(len(images), generator)
-        noise_seed = int(torch.randint(2**62, (1,), generator=generator)) if _NOISE in drawn.kind else 0
+        drawn, noise_seed = self._draw(len(images), generator)
         noise_generator = torch.Generator(images.device).manual_seed(noise_seed)
-        drawn = drawn._replace(tone=torch.rand((7, len(images)), generator=generator))
         coloured = torch.empty_like(images)
-        step = 1 if _is_on_host(images) else max(len(images), 1)  # one sample's floats fit a CPU's cache
+        step = 1 if _is_on_host(images) else max(len(images), 1)  # a CPU's cache holds one sample's floats
         for start in range(0, len(images), step):
             rows = slice(start, start + step)
-            pixels = images[rows].to(torch.float32, memory_format=torch.contiguous_format)
             mine = _Draws(*(values[..., rows] for values in drawn))
+            pixels = images[rows].to(torch.float32, memory_format=torch.contiguous_format)
             self._degrade(pixels, images[rows], mine, noise_generator)
             self._recolour(pixels, mine.tone.to(images.device, non_blocking=True))
-            coloured[rows] = pixels.round_().clamp_(0, 255)
+            coloured[rows] = pixels.round_().clamp_(0, 255).to(torch.uint8)
         return coloured
+
+    def _draw(self, num: int, generator: torch.Generator) -> tuple[_Draws, int]:
+        """Return what happens to each of ``num`` samples, and the seed of their noise."""
+        noise_seed = 0
+        kind, sizes = torch.full((num,), -1), torch.ones((2, num), dtype=torch.int64)
+        spread = is_per_channel = torch.zeros(num)
+        if self.degrade:
+            is_degraded, spread, is_per_channel = torch.rand((3, num), generator=generator)
+            kind = torch.randint(_NOISE + 1 if self.noise else _NOISE, (num,), generator=generator)
+            size_index = torch.randint(len(self.blur_kernels), (2, num), generator=generator)
+            sizes = torch.tensor(self.blur_kernels)[size_index]
+            kind[is_degraded >= self.degrade] = -1
+            if (kind == _NOISE).any():
+                noise_seed = int(torch.randint(2**62, (1,), generator=generator))
+        tone = torch.rand((7, num), generator=generator)
+        return _Draws(kind, sizes, spread, is_per_channel < 0.5, tone), noise_seed
+
+    def _degrade(
+        self, pixels: Tensor, images: Tensor, drawn: _Draws, noise_generator: torch.Generator
+    ) -> None:
+        """Blur, median-filter or add noise to the float32 ``pixels`` in place, one or none to a sample."""
+        kinds, median_sizes = torch.stack([drawn.kind, drawn.sizes[0]]).tolist()
+        if rows := _rows_where([kind == _GAUSSIAN for kind in kinds]):
+            sizes = drawn.sizes[:, rows]
+            on_device = sizes.to(pixels.device, non_blocking=True)
+            pixels[rows] = blur_gaussian(pixels[rows], on_device, int(sizes.max()))
+        for size in sorted(set(self.blur_kernels) - {1}):
+            draws = zip(kinds, median_sizes, strict=True)
+            if rows := _rows_where([draw == (_MEDIAN, size) for draw in draws]):
+                pixels[rows] = filter_median(images[rows], size).to(pixels.dtype)
+        if rows := _rows_where([kind == _NOISE for kind in kinds]):
+            noise = torch.randn(pixels[rows].shape, generator=noise_generator, device=pixels.device)
+            colours, deviation = torch.stack(
+                [drawn.is_per_channel[rows], self.noise * drawn.spread[rows]]
+            ).to(pixels.device, non_blocking=True)
+            noise = torch.where(_per_sample(colours > 0), noise, noise[:, :1])
+            pixels[rows] += noise.mul_(_per_sample(deviation))
+
+    def _recolour(self, pixels: Tensor, tone: Tensor) -> None:
+        """Change hue, saturation, brightness and contrast of the float32 ``pixels`` in place.
+
+        Unclipped, saturation, brightness and contrast commute, and so do hue and brightness. Of a random
+        order of the four only this is left to draw: whether saturation, and whether contrast, precedes hue.
+        """
+        hue_turn, more_saturation, more_brightness = 2 * tone[:3] - 1
+        hue_place, saturation_place, contrast_place = tone[4:]
+        low, high = self.contrast
+        saturation = 1 + self.saturation * more_saturation
+        contrast = low + (high - low) * tone[3]
+        if self.hue:
+            early_saturation = torch.where(saturation_place < hue_place, saturation, 1.0)
+            early_contrast = torch.where(contrast_place < hue_place, contrast, 1.0)
+            adjust_tone(pixels, early_saturation, early_contrast)
+            shift_hue(pixels, self.hue * hue_turn)
+            saturation = torch.where(saturation_place < hue_place, 1.0, saturation)
+            contrast = torch.where(contrast_place < hue_place, 1.0, contrast)
+        adjust_tone(pixels, saturation, contrast, self.brightness * more_brightness)
+
+
+def _rows_where(is_wanted: list[bool]) -> list[int] | slice | None:
+    """Return what selects the wanted rows, None for no row; a slice, which copies nothing, for all."""
+    if is_wanted and all(is_wanted):
+        return slice(None)
+    return [row for row, wanted in enumerate(is_wanted) if wanted] or None
+
+
 def shift_hue(pixels: Tensor, steps: Tensor) -> Tensor:
     """Turn the HSV hue of each sample in place; value, chroma and grey pixels stay.
 
@@ -145,15 +229,17 @@ def adjust_tone(
         ``pixels``.
     """
     saturation, contrast = _per_sample(saturation), _per_sample(contrast)
-    grey = torch.stack(
-        [weight * channel for weight, channel in zip(_LUMA, pixels.unbind(1), strict=True)]
-    ).sum(0)
-    grey = grey[:, None].mul_(1 - saturation)
-    mean = saturation * pixels.mean((2, 3), keepdim=True) + grey.mean((2, 3), keepdim=True)
-    offset = (1 - contrast) * mean
+    grey, mean = _to_grey(pixels), pixels.mean((2, 3), keepdim=True)
+    offset = (1 - contrast) * (saturation * mean + (1 - saturation) * _to_grey(mean))
     if brightness is not None:
         offset += _per_sample(brightness)
-    return pixels.mul_(saturation * contrast).add_(grey.mul_(contrast)).add_(offset)
+    return pixels.mul_(saturation * contrast).add_(grey.mul_((1 - saturation) * contrast)).add_(offset)
+
+
+def _to_grey(pixels: Tensor) -> Tensor:
+    """Turn (N, 3, H, W) into (N, 1, H, W), a new tensor."""
+    red, green, blue = pixels.split(1, dim=1)
+    return (_LUMA[0] * red).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
 
 
 def blur_gaussian(pixels: Tensor, sizes: Tensor, largest: int) -> Tensor:
@@ -197,6 +283,10 @@ def filter_median(images: Tensor, size: int) -> Tensor:
     Returns:
         (N, 3, H, W) in the dtype of ``images``.
     """
+    if _is_on_host(images) and images.dtype == torch.uint8:  # 15 times as fast as below
+        rows = [image.movedim(0, -1).contiguous().numpy() for image in images]
+        filtered = [torch.from_numpy(cv2.medianBlur(row, size)).view(row.shape) for row in rows]
+        return torch.stack(filtered).movedim(-1, 1) if filtered else images.clone()
     padded = _repeat_border(_repeat_border(images, size // 2, 2), size // 2, 3)
     height, width = images.shape[2:]
     window = [padded[:, :, y : y + height, x : x + width] for y in range(size) for x in range(size)]
@@ -228,11 +318,14 @@ def _drop_extremes(held: list[Tensor]) -> list[Tensor]:
 
 def _repeat_border(images: Tensor, margin: int, axis: int) -> Tensor:
     """Pad ``axis`` by ``margin`` at both ends with its border values; unlike F.pad, for uint8 too."""
-    length = images.shape[axis]
-    index = torch.arange(-margin, length + margin, device=images.device).clamp_(0, length - 1)
-    return images.index_select(axis, index)
+    first, last = images.narrow(axis, 0, 1), images.narrow(axis, images.shape[axis] - 1, 1)
+    return torch.cat([*[first] * margin, images, *[last] * margin], dim=axis)
 
 
 def _per_sample(values: Tensor) -> Tensor:
     """View (N,) values as (N, 1, 1, 1), to meet a batch of images."""
     return values[:, None, None, None]
+
+
+def _is_on_host(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
