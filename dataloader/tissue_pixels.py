@@ -17,11 +17,16 @@ CELLS = 64
 """Along each side of the grid on which squares are placed where no mask says where tissue is."""
 
 
-def sample_slide(slide: Slide) -> np.ndarray:
-    """Return (P, 3) uint8 pixels of a slide's own tissue, level 0; of an image of few pixels all of them."""
+def sample_slide(slide: Slide, overview: np.ndarray | None = None) -> np.ndarray:
+    """Return (P, 3) uint8 pixels of a slide's own tissue, level 0; of an image of few pixels all of them.
+
+    Args:
+        slide: what to read.
+        overview: its (h, w, 3) uint8 RGB overview, where that has been read already.
+    """
     tissue = None
     if not _is_small(slide.shape_level0):
-        overview = read_overview(slide)
+        overview = read_overview(slide) if overview is None else overview
         tissue = Tissue(slide.shape_level0, find_tissue(overview, overview_mpp(slide, overview)))
     return sample_tissue(slide, None, tissue)
 

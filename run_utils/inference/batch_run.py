@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -12,7 +10,6 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from config.schema import InferSettings
-from dataloader.slides import READERS
 from run_utils.build import build_plan, build_predictor
 from run_utils.devices import resolve_device, resolve_precision
 from run_utils.inference.manifest import Manifest
@@ -21,11 +18,10 @@ from run_utils.inference.plan import Plan
 from run_utils.inference.predictors import Predictor
 from run_utils.inference.slide_run import SlideRunner
 from run_utils.inference.status import FAILED, SlideStatus, summarise
+from run_utils.inputs import find_images
 from run_utils.outputs import check_names
 from run_utils.provenance import describe_environment
 from run_utils.stain import choose_normalizer
-
-logger = logging.getLogger(__name__)
 
 
 def infer_all(settings: InferSettings) -> int:
@@ -72,33 +68,3 @@ def _resolved(settings: InferSettings, predictor: Predictor, plan: Plan) -> dict
         "margin": predictor.geometry.margin,
         "commit": describe_environment()["commit"],
     }
-
-
-def find_images(path: Path) -> dict[str, Path]:
-    """Return the images at a path by the name of their outputs: the stem, or the whole name where stems clash.
-
-    Raises:
-        FileNotFoundError: where there is nothing, or a folder without images.
-        ValueError: where two files would give outputs of one name.
-    """
-    if path.is_file():
-        return {path.stem: path}
-    if not path.is_dir():
-        raise FileNotFoundError(f"input {path} does not exist; give an image or a folder of images")
-    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
-    files = [entry for entry in entries if entry.suffix.lower() in READERS and entry.is_file()]
-    if not files:
-        raise FileNotFoundError(f"input folder {path} holds no image; known endings: {', '.join(READERS)}")
-    others = [entry.name for entry in entries if entry not in files]
-    if others:
-        logger.info(
-            "%s: passed over, being no images: %s", path, ", ".join(others[:5]) + " …" * (len(others) > 5)
-        )
-    stems = Counter(file.stem for file in files)
-    named = {file.stem if stems[file.stem] == 1 else file.name: file for file in files}
-    if len(named) < len(files):
-        lost = next(file for file in files if file not in named.values())
-        raise ValueError(
-            f"input folder {path}: {lost.name} and another file give one name; rename one of them"
-        )
-    return named

@@ -14,7 +14,7 @@ import numpy as np
 
 from config.schema import InferSettings
 from dataloader.outlines import read_outlines, to_working
-from dataloader.slides import IMAGE_EXTENSIONS, Slide, SlideError, open_slide
+from dataloader.slides import Slide, SlideError, open_slide
 from dataloader.stain import Normalizer
 from dataloader.tissue import Tissue, find_mask, find_tissue, overview_mpp, read_mask, read_overview
 from dataloader.tissue_pixels import sample_tissue
@@ -25,6 +25,7 @@ from run_utils.inference.plan import Plan
 from run_utils.inference.predictors import NormalisingPredictor, Predictor
 from run_utils.inference.slide_stream import Outputs, stream_slide
 from run_utils.inference.status import DONE, FAILED, SKIPPED, SlideStatus
+from run_utils.inputs import SLIDE_PIXELS, is_slide
 from run_utils.outputs import WRITERS, SlideResult
 from run_utils.outputs.colours import name_types
 from run_utils.stain import describe_stain
@@ -32,7 +33,6 @@ from run_utils.stain import describe_stain
 logger = logging.getLogger(__name__)
 
 MPP_TOLERANCE = 0.05  # an image whose µm/px is this close to the network's is read as it is
-SLIDE_PIXELS = 2048**2  # level-0 px from which background is looked for, and µm/px has to be known
 WHOLE_PIXELS = 2**28  # working px that outputs which hold a whole image take: 16,384², a GiB of label map
 NO_TISSUE = "no tissue was found in it; give mask= an image of your own, or tissue=false to look everywhere"
 NOTHING_CHOSEN = "mask= marks nothing in it; mark where to look with values above 0"
@@ -190,7 +190,7 @@ class SlideRunner:
             SlideError: a slide, not an ordinary image, that does not say its µm/px.
         """
         if slide.mpp is None and self.mpp is not None:
-            if _is_slide(slide):
+            if is_slide(slide):
                 raise SlideError(
                     f"{slide.path} does not say how many µm a pixel has; give mpp=, such as mpp=0.25 for 40x"
                 )
@@ -200,12 +200,6 @@ class SlideRunner:
         if self.mpp is None or slide.mpp is None:
             return None
         return None if abs(slide.mpp / self.mpp - 1) <= MPP_TOLERANCE else self.mpp
-
-
-def _is_slide(slide: Slide) -> bool:
-    """Return whether a file is a scan, whose resolution must be known, not an ordinary or a small image."""
-    is_ordinary = slide.path.suffix.lower() in IMAGE_EXTENSIONS
-    return not is_ordinary and (len(slide.levels) > 1 or _num_pixels(slide.shape_level0) >= SLIDE_PIXELS)
 
 
 def _num_pixels(shape: tuple[int, int]) -> int:

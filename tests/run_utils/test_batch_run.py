@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from config.schema import InferSettings
-from run_utils.inference.batch_run import find_images, infer_all
+from run_utils.inference.batch_run import infer_all
+from run_utils.inputs import find_images
 from run_utils.outputs import WRITERS, output_path
 from tests.drawing import draw_pairs, paint_tissue
 
