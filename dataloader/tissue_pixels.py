@@ -15,6 +15,7 @@ NUM_SQUARES, SQUARE_SIDE = 128, 192
 """Read of a slide, pixels a side: 4.7 Mpx, of which a fit takes a million."""
 CELLS = 64
 """Along each side of the grid on which squares are placed where no mask says where tissue is."""
+_SEED = 0
 
 
 def sample_slide(slide: Slide, overview: np.ndarray | None = None) -> np.ndarray:
@@ -59,7 +60,8 @@ def _place_squares(shape: tuple[int, int], tissue: Tissue | None) -> list[Box]:
     mask = np.ones((CELLS, CELLS), bool) if tissue is None or tissue.mask is None else tissue.mask
     cells = np.argwhere(mask)
     num = min(NUM_SQUARES, len(cells))
-    chosen = cells[(np.arange(num) + 0.5).astype(np.int64) * len(cells) // max(num, 1)]
+    jitter = np.random.default_rng(_SEED).random(num)  # or the squares would stand in columns
+    chosen = cells[((np.arange(num) + jitter) * len(cells) / max(num, 1)).astype(np.int64)]
     centres = ((chosen + 0.5) * shape / mask.shape).astype(np.int64)
     boxes = []
     for centre_yx in centres:

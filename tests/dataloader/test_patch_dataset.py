@@ -55,6 +55,7 @@ def test_a_sample_has_the_shapes_and_dtypes_promised(store: PatchStore) -> None:
         "image": ((24, 24, 3), torch.uint8),
         "label_map": ((24, 24), torch.int32),
         "type_map": ((24, 24), torch.uint8),
+        "source": ((), torch.int64),
     }
 
 
@@ -130,7 +131,7 @@ def test_pieces_are_split_after_the_warp(store: PatchStore) -> None:
 def test_a_store_without_types_gives_no_type_map(tmp_path: Path) -> None:
     store = make_store(tmp_path / "s.zarr", settings=replace(SETTINGS, class_names=()))
     for augment in (None, GeometrySettings()):
-        assert PatchDataset(store, 24, augment=augment)[0].keys() == {"image", "label_map"}
+        assert PatchDataset(store, 24, augment=augment)[0].keys() == {"image", "label_map", "source"}
 
 
 def test_stores_that_do_not_fit_each_other_are_refused(tmp_path: Path, store: PatchStore) -> None:
@@ -196,3 +197,13 @@ def test_positions_outside_the_epoch_are_refused(wrong: dict) -> None:
 def test_an_empty_data_set_is_refused() -> None:
     with pytest.raises(ValueError, match="extract patches first"):
         EpochSampler(0, 3)
+
+
+def test_samples_of_several_stores_name_their_source_among_all(tmp_path: Path) -> None:
+    stores = [make_store(tmp_path / "a.zarr", 2), make_store(tmp_path / "b.zarr", 3)]
+    dataset = PatchDataset(stores, 24)
+    sources = [int(dataset[index]["source"]) for index in range(len(dataset))]
+    assert sources == sorted(sources) and set(sources) == set(range(5))
+    assert dataset.stain_statistics("macenko") == [
+        statistics for store in stores for statistics in store.stain_statistics("macenko")
+    ]

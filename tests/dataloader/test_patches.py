@@ -14,7 +14,9 @@ import zarr
 from dataloader.annotations import AnnotatedImage
 from dataloader.patch_codec import from_differences, to_differences
 from dataloader.patches import PatchSettings, PatchStore, place_patches, prepare_store, write_patches
+from dataloader.stain import NORMALIZERS
 from tests.annotated import make_annotated
+from tests.stained import stain_image
 
 TYPES = ("background", "a", "b", "c", "d")
 SMALL = PatchSettings(patch_size=16, patch_step=7, class_names=TYPES, mpp=0.5, adapter="consep")
@@ -246,3 +248,38 @@ def test_a_patch_outside_the_store_is_an_index_error(tmp_path: Path) -> None:
     store = write_store(tmp_path / "s.zarr", [make_annotated("one")])
     with pytest.raises(IndexError, match="patch 48 of 48"):
         store.read(48)
+
+
+def test_the_stain_of_a_source_is_fitted_on_the_whole_of_it(tmp_path: Path) -> None:
+    images = [
+        AnnotatedImage(str(n), stain_image(70, 60, seed=n), np.eye(70, 60, dtype=np.int32)) for n in (1, 2)
+    ]
+    store = write_store(tmp_path / "s.zarr", images, replace(SMALL, class_names=()))
+    for method, normalizer in NORMALIZERS.items():
+        assert store.stain_statistics(method) == [normalizer().estimate(image.image) for image in images]
+
+
+def test_a_source_without_stain_is_named_and_its_statistics_are_the_identity(tmp_path: Path, caplog) -> None:
+    white = AnnotatedImage("white", np.full((40, 40, 3), 255, np.uint8), np.zeros((40, 40), np.int32))
+    store = write_store(tmp_path / "s.zarr", [white], replace(SMALL, class_names=()))
+    assert all(store.stain_statistics(method)[0].is_identity for method in NORMALIZERS)
+    assert "white: no stain could be fitted by macenko, vahadane, reinhard" in caplog.text
+
+
+def test_a_store_of_an_older_version_is_read_but_has_no_stain(tmp_path: Path) -> None:
+    write_store(tmp_path / "s.zarr", [make_annotated("one")])
+    group = zarr.open_group(tmp_path / "s.zarr")
+    group.attrs["finished"] = [
+        {k: v for k, v in done.items() if k != "stain"} for done in group.attrs["finished"]
+    ]
+    store = PatchStore(tmp_path / "s.zarr")
+    assert_same(store.read_source(0), make_annotated("one"))
+    with pytest.raises(ValueError, match="no 'macenko' stain statistics.*extract into another folder"):
+        store.stain_statistics("macenko")
+
+
+def test_a_patch_knows_its_source(tmp_path: Path) -> None:
+    images = [make_annotated("one", (40, 50)), make_annotated("two", (17, 20)), make_annotated("three")]
+    store = write_store(tmp_path / "s.zarr", images)
+    stored = zarr.open_group(tmp_path / "s.zarr")["source"][:]
+    assert [store.source_of(index) for index in range(len(store))] == stored.tolist()

@@ -69,6 +69,15 @@ def test_each_panel_shows_its_own_map(batch):
     assert np.array_equal(types, fit_panel(types_to_rgb(targets.types[1].numpy(), COLOURS)))
 
 
+def test_earlier_stages_of_a_patch_stand_before_it(batch):
+    images, targets = batch
+    before = [("patch", 255 - images), ("normalised", images // 2)]
+    sheet = draw_contact_sheet(images, targets, type_names=NAMES, type_colours=COLOURS, before=before)
+    for column, (_, stage) in enumerate(before):
+        assert np.array_equal(panel(sheet, 1, column), fit_panel(stage[1].permute(1, 2, 0).numpy()))
+    assert contains(panel(sheet, 1, 2), FRAME)
+
+
 def test_the_frame_surrounds_the_output_area(batch):
     images, targets = batch
     patch = panel(draw_contact_sheet(images, targets, type_names=NAMES, type_colours=COLOURS), 0, 0)

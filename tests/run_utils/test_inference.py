@@ -32,6 +32,7 @@ class MapPredictor:
         self.geometry = geometry
         self.num_types = num_types
         self.facts = ModelFacts()
+        self.device = torch.device("cpu")
         self.sides: set[tuple[int, int]] = set()
         self.num_pixels = 0
 

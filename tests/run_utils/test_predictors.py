@@ -10,13 +10,21 @@ import torch
 
 from config.schema import InferSettings
 from dataloader.grid import cut_tiles
+from dataloader.stain import NORMALIZERS, MacenkoNormalizer, make_normalizer
 from models.hovernet.geometry import Geometry, hovernet_geometry
 from models.hovernet.lite import HoVerNetLite
 from models.hovernet.network import HoVerNet
 from run_utils.build import build_predictor
-from run_utils.inference.predictors import OverlappingPredictor, ProbabilityMaps, TorchPredictor
+from run_utils.inference.predictors import (
+    NormalisingPredictor,
+    OverlappingPredictor,
+    ProbabilityMaps,
+    Tiles,
+    TorchPredictor,
+)
 from tests.conftest import ROOT
 from tests.run_utils.test_inference import MapPredictor
+from tests.stained import stain_image
 
 CPU = torch.device("cpu")
 
@@ -26,6 +34,38 @@ def predictor() -> TorchPredictor:
     torch.manual_seed(0)
     network = HoVerNetLite(num_types=3, num_stages=2, decoder_channels=[8], margin=0)
     return TorchPredictor(network, CPU, torch.float32)
+
+
+def assert_same_maps(one: ProbabilityMaps, other: ProbabilityMaps) -> None:
+    for first, second in zip(one, other, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_a_slide_is_predicted_as_its_normalised_self(predictor: TorchPredictor) -> None:
+    tiles = np.stack([stain_image(64, 64, seed=seed) for seed in range(2)])
+    normalizer = MacenkoNormalizer()
+    source = normalizer.estimate(stain_image(200, 200, seed=9))
+    normalising = NormalisingPredictor(predictor, normalizer, source)
+    assert normalising.geometry == predictor.geometry
+    assert_same_maps(normalising.predict(tiles), predictor.predict(normalizer.transform(tiles, source)))
+    assert np.abs(normalising.predict(tiles).nuclei - predictor.predict(tiles).nuclei).max() > 1e-3
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", NORMALIZERS)
+def test_a_gpu_normalises_windows_as_the_cpu_does(method: str) -> None:
+    seen: list[Tiles] = []
+    device = torch.device("cuda")
+    predictor = MapPredictor(hovernet_geometry("fast"))
+    predictor.device = device
+    predictor.predict = lambda tiles: seen.append(tiles)
+    tiles = stain_image(64, 64)[None]
+    normalizer = make_normalizer(method)
+    source = normalizer.estimate(tiles[0])
+    NormalisingPredictor(predictor, normalizer, source).predict(tiles)
+    assert seen[0].is_cuda and seen[0].shape == tiles.shape
+    difference = seen[0].cpu().numpy().astype(int) - normalizer.transform(tiles, source)
+    assert np.abs(difference).max() <= 1
 
 
 def limit_memory(predictor: TorchPredictor, most: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
