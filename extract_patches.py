@@ -8,11 +8,10 @@ from run_utils.entry import run_command
 
 def main(settings: ExtractSettings) -> None:
     """Write one patch store a split; run twice, it resumes."""
-    from dataloader.annotations import open_annotations  # late: --help answers at once
-    from run_utils.extraction import extract_patches, plan_stores
+    from run_utils.extraction import extract_patches, open_data, plan_stores  # late: --help answers at once
 
     data = settings.data
-    adapter = open_annotations(data.adapter, data.root, types=data.types)
+    adapter = open_data(data)
     plans = plan_stores(
         adapter,
         data.splits,

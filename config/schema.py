@@ -34,7 +34,13 @@ class DataSettings:
         patches: folder of the patch stores, one `<split>.zarr` each.
         splits: the data set's own splits to extract.
         split_from: split that the validation images are taken from.
-        types: what the files hold, where a data set comes with `raw` and with `merged` types; `auto` looks.
+        types: what the files hold, where a data set comes with `raw` and with `merged` types: those two, or `auto`
+            looks; empty elsewhere.
+        mpp: µm/px of the images, where the data set leaves it open; 0 takes what it says.
+        class_names: names of the types, background first, where the data set leaves them open.
+        colours: of colour-coded masks: [R, G, B] of each type, by its name.
+        merge_types: new type of each type of the data set, in order, background first; empty leaves them.
+        merged_names: names of the new types, background first.
         num_validation: images of `split_from` that go to validation, whole images, chosen by `seed`.
     """
 
@@ -44,12 +50,17 @@ class DataSettings:
     splits: list[str] = field(default_factory=lambda: ["Train", "Test"])
     split_from: str = "Train"
     num_validation: int = 5
-    types: str = "auto"
+    types: str = ""
+    mpp: float = 0.0
+    class_names: list[str] = field(default_factory=list)
+    colours: dict[str, list[int]] = field(default_factory=dict)
+    merge_types: list[int] = field(default_factory=list)
+    merged_names: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Check what no single field can say."""
-        check_not_negative("data", num_validation=self.num_validation)
-        check_choice("data.types", self.types, ("auto", "merged", "raw"))
+        check_not_negative("data", num_validation=self.num_validation, mpp=self.mpp)
+        check_choice("data.types", self.types, ("", "auto", "merged", "raw"))
 
 
 @dataclass

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dataloader.annotations.base import AnnotationAdapter
+from config.schema import DataSettings
+from dataloader.annotations import AnnotationAdapter, open_annotations
 from dataloader.patches import PatchSettings, PatchStore, prepare_store, write_patches
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,20 @@ class StorePlan:
     name: str
     split: str
     image_names: tuple[str, ...]
+
+
+def open_data(data: DataSettings) -> AnnotationAdapter:
+    """Open the data set of the settings; raises as ``open_annotations``."""
+    return open_annotations(
+        data.adapter,
+        data.root,
+        merge_types=data.merge_types,
+        merged_names=data.merged_names,
+        types=data.types,
+        mpp=data.mpp,
+        class_names=tuple(data.class_names),
+        colours=data.colours,
+    )
 
 
 def plan_stores(

@@ -2,30 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from dataloader.annotations.base import AnnotatedImage, AnnotationAdapter
 from dataloader.annotations.consep import ConsepAdapter
+from dataloader.annotations.merging import MergedAdapter
 
-ADAPTERS: dict[str, Callable[..., AnnotationAdapter]] = {"consep": ConsepAdapter}
+ADAPTERS: dict[str, Callable[..., AnnotationAdapter]] = {
+    "consep": ConsepAdapter,
+}
 
 __all__ = ["ADAPTERS", "AnnotatedImage", "AnnotationAdapter", "open_annotations"]
 
 
-def open_annotations(name: str, root: str | Path, **options: Any) -> AnnotationAdapter:
+def open_annotations(
+    name: str,
+    root: str | Path,
+    *,
+    merge_types: Sequence[int] = (),
+    merged_names: Sequence[str] = (),
+    **options: Any,
+) -> AnnotationAdapter:
     """Open an annotated data set.
 
     Args:
         name: a key of ``ADAPTERS``.
         root: folder of the data set, as it was published.
-        options: settings of that adapter, such as ``types="raw"`` of CoNSeP.
+        merge_types: new type of each type of the data set, in order, background first; empty leaves them.
+        merged_names: names of the new types, background first.
+        options: settings of that adapter, such as ``types="raw"`` of CoNSeP; one that is empty or 0 is left out.
 
     Raises:
-        ValueError: for an unknown name or option value.
+        ValueError: for an unknown name, or an option that the adapter does not have or take.
         FileNotFoundError: where ``root`` is not a folder.
     """
     if name not in ADAPTERS:
         raise ValueError(f"adapter={name!r} is not known; use one of: {', '.join(sorted(ADAPTERS))}")
-    return ADAPTERS[name](root, **options)
+    given = {key: value for key, value in options.items() if value}
+    known = list(inspect.signature(ADAPTERS[name]).parameters)[1:]
+    for key, value in given.items():
+        if key not in known:
+            raise ValueError(
+                f"data.{key}={value} is no setting of adapter {name!r}, which has: {', '.join(known) or 'none'}"
+            )
+    adapter = ADAPTERS[name](root, **given)
+    return MergedAdapter(adapter, merge_types, merged_names) if merge_types else adapter

@@ -23,12 +23,14 @@ class AnnotatedImage:
         label_map: (H, W) int32, 0 background, 1..K nuclei.
         type_map: (H, W) uint8, an index into the data set's ``class_names``, or None where types are unknown.
             A nucleus may have pixels of several types.
+        tissue: organ or tissue that the data set names, for scores by tissue; empty where it names none.
     """
 
     name: str
     image: np.ndarray
     label_map: np.ndarray
     type_map: np.ndarray | None = None
+    tissue: str = ""
 
 
 class AnnotationAdapter(Protocol):
@@ -43,6 +45,9 @@ class AnnotationAdapter(Protocol):
     name: str
     class_names: tuple[str, ...]
     mpp: float
+
+    def list_splits(self) -> list[str]:
+        """Return the names of the splits that are there, in their natural order; a set without any has `All`."""
 
     def list_names(self, split: str) -> list[str]:
         """Return the names of a split's images, numbers in their natural order."""

@@ -44,6 +44,10 @@ class ConsepAdapter:
         self._types = types
         self._split_is_raw: dict[str, bool] = {}
 
+    def list_splits(self) -> list[str]:
+        """Return the splits that have a folder of images."""
+        return sort_naturally([path.parent.name for path in self.root.glob("*/Images")])
+
     def list_names(self, split: str) -> list[str]:
         """Return the names of a split's images, ``train_2`` before ``train_10``.
 
@@ -52,8 +56,8 @@ class ConsepAdapter:
         """
         folder = self.root / split / "Images"
         if not folder.is_dir():
-            found = sorted(path.parent.name for path in self.root.glob("*/Images"))
-            raise FileNotFoundError(f"{folder}: no such folder; splits found: {', '.join(found) or 'none'}")
+            found = ", ".join(self.list_splits()) or "none"
+            raise FileNotFoundError(f"{folder}: no such folder; splits found: {found}")
         names = [path.stem for path in folder.glob("*.png")]
         if not names:
             raise FileNotFoundError(f"{folder}: no .png image; give the folder of CoNSeP as it was published")
