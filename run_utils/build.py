@@ -22,6 +22,7 @@ from models.hovernet.network import HoVerNet
 from models.hovernet.targets import split_pieces
 from models.nuclei import NucleusType
 from run_utils.devices import resolve_device, resolve_precision, usable_cpus
+from run_utils.inference.augmented import VIEWS, AugmentedPredictor
 from run_utils.inference.plan import CPU_WINDOW, GPU_WINDOW, Plan
 from run_utils.inference.predictors import OverlappingPredictor, Predictor, TorchPredictor
 from run_utils.outputs import default_colours
@@ -231,7 +232,9 @@ def build_predictor(settings: InferSettings) -> Predictor:
     network = load_checkpoint(settings.checkpoint)
     device = resolve_device(settings.device)
     network = network.to(memory_format=torch.channels_last)
-    predictor = TorchPredictor(network, device, resolve_precision(settings.precision, device))
+    predictor: Predictor = TorchPredictor(network, device, resolve_precision(settings.precision, device))
+    if settings.tta != "none":
+        predictor = AugmentedPredictor(predictor, VIEWS[settings.tta])
     overlap = settings.overlap or _default_overlap(settings, network, device)
     return OverlappingPredictor(predictor, overlap) if overlap else predictor
 
