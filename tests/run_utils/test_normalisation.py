@@ -76,6 +76,17 @@ def test_a_slide_becomes_a_pyramid_of_its_own_size_and_resolution(tmp_path: Path
     assert names(tmp_path / "out") == {"s.tif", "s.before_after.png", "s.stain.json", RECORD, TARGET}
 
 
+def test_a_resolution_that_the_file_lacks_can_be_given_and_is_kept(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "s.tif") as file:
+        for step in (1, 2):
+            level = stain_image(300 // step, 400 // step)
+            file.write(level, photometric="rgb", tile=(64, 64), subfiletype=step - 1, metadata=None)
+    for mpp, expected in ((0.0, None), (0.5, 0.5)):
+        assert run(tmp_path / "s.tif", tmp_path / "out", mpp=mpp, overwrite=True) == 0
+        with open_slide(tmp_path / "out" / "s.tif") as slide:
+            assert slide.mpp == (expected and pytest.approx(expected))
+
+
 def test_tiles_of_a_slide_are_the_whole_normalised_and_fitted_once(tmp_path: Path) -> None:
     """Left glass, right tissue: a fit of each tile by itself would differ."""
     pixels = stain_image(TILE + 90, TILE + 37)
