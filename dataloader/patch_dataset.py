@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from dataloader.augment import Geometry, GeometrySettings, crop_centre
+from dataloader.memory import keep_freed_memory
 from dataloader.patches import PatchStore
 from dataloader.stain import StainStatistics
 
@@ -62,6 +63,7 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         """
         if get_worker_info() is not None:
             cv2.setNumThreads(0)  # the workers are the parallelism
+            keep_freed_memory()
         epoch, number = divmod(index, len(self))
         which = int(np.searchsorted(self._ends, number, side="right"))
         store, position = self.stores[which], number - (int(self._ends[which - 1]) if which else 0)

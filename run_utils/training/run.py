@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import default_collate
 
 from config.schema import TrainingRun
+from dataloader.memory import keep_freed_memory
 from run_utils.build import build_training
 from run_utils.entry import save_settings
 from run_utils.provenance import write_provenance
@@ -27,6 +28,7 @@ def train(run: TrainingRun) -> None:
     output_dir = Path(run.output)
     output_dir.mkdir(parents=True, exist_ok=True)
     torch.set_float32_matmul_precision("high")
+    keep_freed_memory()
     parts = build_training(run)
     if run.view:
         view(parts, run)
