@@ -8,11 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from dataloader.annotations.base import AnnotatedImage, AnnotationAdapter
+from dataloader.annotations.conic import ConicAdapter
 from dataloader.annotations.consep import ConsepAdapter
+from dataloader.annotations.lizard import LizardAdapter
 from dataloader.annotations.merging import MergedAdapter
+from dataloader.annotations.pannuke import PannukeAdapter
 
 ADAPTERS: dict[str, Callable[..., AnnotationAdapter]] = {
+    "conic": ConicAdapter,
     "consep": ConsepAdapter,
+    "lizard": LizardAdapter,
+    "pannuke": PannukeAdapter,
 }
 
 __all__ = ["ADAPTERS", "AnnotatedImage", "AnnotationAdapter", "open_annotations"]

@@ -42,8 +42,8 @@ def test_names_are_in_their_natural_order(root: Path) -> None:
 
 
 def test_an_unknown_adapter_lists_the_known_ones(root: Path) -> None:
-    with pytest.raises(ValueError, match="adapter='kumar' is not known; use one of: consep"):
-        open_annotations("kumar", root)
+    with pytest.raises(ValueError, match="adapter='nobody' is not known; use one of: .*consep"):
+        open_annotations("nobody", root)
 
 
 def test_a_missing_split_lists_the_splits_that_are_there(root: Path) -> None:

@@ -3,40 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from dataloader.annotations import AnnotatedImage
-from tests.annotated import make_annotated, write_consep
+from tests.published.base import Published
+from tests.published.conic import publish_conic
+from tests.published.consep import publish_consep
+from tests.published.lizard import publish_lizard
+from tests.published.pannuke import publish_pannuke
 
+__all__ = ["PUBLISHED", "Published"]
 
-@dataclass(frozen=True)
-class Published:
-    """A data set that was written to a folder.
-
-    Attributes:
-        images: what an adapter should read of it, by split, in the order of their names.
-        options: of ``open_annotations``.
-        files: an image file and an annotation file of some image; truncating either must be noticed.
-    """
-
-    images: dict[str, list[AnnotatedImage]]
-    options: dict[str, Any] = field(default_factory=dict)
-    files: tuple[Path, ...] = ()
-
-
-def publish_consep(root: Path) -> Published:
-    """Write two splits of CoNSeP."""
-    images = {
-        split: [make_annotated(f"{split.lower()}_{number}", seed=number) for number in numbers]
-        for split, numbers in (("Train", (1, 2, 10)), ("Test", (3,)))
-    }
-    for split, annotated in images.items():
-        write_consep(root, split, annotated)
-    files = (root / "Train" / "Images" / "train_2.png", root / "Train" / "Labels" / "train_2.mat")
-    return Published(images, {"types": "merged"}, files)
-
-
-PUBLISHED: dict[str, Callable[[Path], Published]] = {"consep": publish_consep}
+PUBLISHED: dict[str, Callable[[Path], Published]] = {
+    "conic": publish_conic,
+    "consep": publish_consep,
+    "lizard": publish_lizard,
+    "pannuke": publish_pannuke,
+}
 """A row for each row of ``dataloader.annotations.ADAPTERS``."""
