@@ -19,6 +19,7 @@ from metrics.overlap import Overlap
 # Pixels added to the union where AJI and AJI+ choose pairs, as in the published code: of two pairs with the
 # same IoU the larger wins. It decides ties only and enters no score.
 TIE_BREAK = 1e-6
+F1_IOUS = (0.5, 0.6, 0.7, 0.8, 0.9)  # above which a pair counts as found
 
 
 class PanopticQuality(NamedTuple):
@@ -97,6 +98,22 @@ def panoptic_quality(o: Overlap, match_iou: float = 0.5) -> PanopticQuality:
     dq = _ratio(2 * tp, 2 * tp + fp + fn)
     sq = np.nan if o.is_empty else _ratio(ious.sum(), max(tp, 1))
     return PanopticQuality(dq, sq, dq * sq, tp, fp, fn, float(ious.sum()))
+
+
+def f1_by_iou(o: Overlap) -> dict[str, float]:
+    """Return F1 = 2 TP / (2 TP + FP + FN) with pairs above IoU 0.5, 0.6, … 0.9, and their mean; nan without nuclei.
+
+    The mean over strictness is to F1 what average precision is to precision: one number for how well nuclei are
+    found and outlined.
+
+    Returns:
+        "F1@0.5" … "F1@0.9" and "F1@mean", 0..1.
+    """
+    num_nuclei = len(o.true_ids) + len(o.predicted_ids)
+    num_pairs = (o.ious[:, None] > F1_IOUS).sum(axis=0)
+    scores = [_ratio(2 * pairs, num_nuclei) for pairs in num_pairs.tolist()]
+    named = {f"F1@{iou}": score for iou, score in zip(F1_IOUS, scores, strict=True)}
+    return {**named, "F1@mean": sum(scores) / len(scores)}
 
 
 def _ratio(numerator: float, denominator: float) -> float:

@@ -7,13 +7,14 @@ import pytest
 
 from benchmarks.statistics import disturb, fast_scores, make_label_map, slow_scores
 from metrics.overlap import Overlap
-from metrics.segmentation import aji, aji_plus, dice, dice2, panoptic_quality
+from metrics.segmentation import aji, aji_plus, dice, dice2, f1_by_iou, panoptic_quality
+from tests.metrics.slow import quality_counts
 
 # areas 4, 3, 1 against 3, 4; nucleus 1 shares 3 pixels with predicted 1 (IoU 3/4), 2 shares 2 with 2 (2/5)
 TRUE = np.array([[1, 1, 0, 0], [1, 1, 0, 2], [0, 0, 0, 2], [3, 0, 0, 2]])
 PREDICTED = np.array([[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 2, 2], [0, 0, 2, 2]])
 SYMMETRIC = {"dice": dice, "dice2": dice2, "aji_plus": aji_plus, "pq": lambda o: panoptic_quality(o).pq}
-ALL = {**SYMMETRIC, "aji": aji}
+ALL = {**SYMMETRIC, "aji": aji, "f1": lambda o: f1_by_iou(o)["F1@mean"]}
 
 
 def random_pairs(num, size=96, num_nuclei=25):
@@ -127,7 +128,7 @@ def test_symmetric_scores_do_not_change_when_truth_and_prediction_swap(score):
 
 
 def test_scores_equal_the_definition_with_one_mask_per_nucleus():
-    for true, predicted in random_pairs(50):
+    for true, predicted in random_pairs(200):
         assert fast_scores(true, predicted) == pytest.approx(slow_scores(true, predicted), abs=1e-12)
 
 
@@ -161,3 +162,24 @@ def test_segmentation_quality_is_undefined_without_nuclei_and_zero_without_match
 def test_a_matching_iou_outside_its_range_is_refused(match_iou):
     with pytest.raises(ValueError, match="is not an IoU"):
         panoptic_quality(Overlap.of(TRUE, PREDICTED), match_iou)
+
+
+def test_f1_counts_pairs_above_each_iou():
+    """Of 3 true and 2 predicted nuclei one pair has IoU 3/4: F1 is 2 / 5 up to 0.7 and 0 from 0.8."""
+    scores = f1_by_iou(Overlap.of(TRUE, PREDICTED))
+    assert list(scores) == ["F1@0.5", "F1@0.6", "F1@0.7", "F1@0.8", "F1@0.9", "F1@mean"]
+    assert list(scores.values()) == pytest.approx([0.4, 0.4, 0.4, 0, 0, 3 * 0.4 / 5])
+
+
+def test_f1_at_half_is_detection_quality():
+    for true, predicted in random_pairs(20):
+        overlap = Overlap.of(true, predicted)
+        assert f1_by_iou(overlap)["F1@0.5"] == panoptic_quality(overlap).dq
+
+
+def test_f1_equals_the_definition_on_random_pairs():
+    for true, predicted in random_pairs(20, size=48, num_nuclei=6):
+        scores = f1_by_iou(Overlap.of(true, predicted))
+        for iou in (0.5, 0.6, 0.7, 0.8, 0.9):
+            tp, fp, fn, _ = quality_counts(true, predicted, iou)
+            assert scores[f"F1@{iou}"] == pytest.approx(2 * tp / (2 * tp + fp + fn))
