@@ -42,6 +42,8 @@ class DataSettings:
         merge_types: new type of each type of the data set, in order, background first; empty leaves them.
         merged_names: names of the new types, background first.
         num_validation: images of `split_from` that go to validation, whole images, chosen by `seed`.
+        train_store: name of the patch store to train on, such as `fold1` where folds are published.
+        validation_store: name of the patch store to validate on.
     """
 
     adapter: str = MISSING
@@ -50,6 +52,8 @@ class DataSettings:
     splits: list[str] = field(default_factory=lambda: ["Train", "Test"])
     split_from: str = "Train"
     num_validation: int = 5
+    train_store: str = "train"
+    validation_store: str = "validation"
     types: str = ""
     mpp: float = 0.0
     class_names: list[str] = field(default_factory=list)

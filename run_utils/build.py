@@ -145,7 +145,7 @@ def build_training(run: TrainingRun) -> TrainingParts:
         FileNotFoundError, ValueError: where the patch stores are missing or do not fit the settings.
     """
     settings = run.train
-    store = open_store(run, "train")
+    store = open_store(run, run.data.train_store)
     types = colour_types(store.class_names) if run.model.has_types else None
     device = resolve_device(run.device)
     dtype = resolve_precision(settings.precision, device)
@@ -192,9 +192,9 @@ def _check_class_weights(weights: Sequence[float], types: tuple[NucleusType, ...
         raise ValueError(f"train.class_weights={list(weights)} must hold one weight for each type: {names}")
 
 
-def open_store(run: TrainingRun, split: str) -> PatchStore:
-    """Open the patch store of a split of the run's data set."""
-    path = Path(run.data.patches) / f"{split}.zarr"
+def open_store(run: TrainingRun, name: str) -> PatchStore:
+    """Open a patch store of the run's data set."""
+    path = Path(run.data.patches) / f"{name}.zarr"
     if not path.is_dir():
         raise FileNotFoundError(
             f"no patches at {path}: run extract_patches.py data={run.data.adapter} data.root=… "
@@ -215,10 +215,11 @@ def _build_validator(
     dtype: torch.dtype,
     normalizer: Normalizer | None,
 ) -> Validator | None:
-    if not (Path(run.data.patches) / "validation.zarr").is_dir():
-        logger.warning("no validation.zarr in %s: training goes on without validation", run.data.patches)
+    name = run.data.validation_store
+    if not (Path(run.data.patches) / f"{name}.zarr").is_dir():
+        logger.warning("no %s.zarr in %s: training goes on without validation", name, run.data.patches)
         return None
-    store = open_store(run, "validation")
+    store = open_store(run, name)
     radius = MATCH_RADIUS_UM / store.mpp
     plan = Plan(window=_default_window(device))
     normalise = None

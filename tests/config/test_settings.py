@@ -76,6 +76,18 @@ def test_the_recipe_of_the_segmentation_wsi_readme_is_as_stated() -> None:
     )
 
 
+@pytest.mark.parametrize(("split", "train", "validation"), [(1, 1, 2), (2, 2, 1), (3, 3, 2)])
+def test_pannuke_follows_the_official_protocol_without_affine_warps(
+    split: int, train: int, validation: int
+) -> None:
+    run = compose("train", f"experiment=pannuke_split{split}")
+    assert (run.data.train_store, run.data.validation_store) == (f"fold{train}", f"fold{validation}")
+    assert (run.data.adapter, run.model.mode, run.train.input_size) == ("pannuke", "fast", 256)
+    warps = run.augmentation
+    assert (warps.scale, warps.shift, warps.shear, warps.rotation) == ([1, 1], 0, 0, 0)
+    assert warps.flip == 0.5 and warps.hue == 8
+
+
 def test_the_published_recipe_freezes_the_encoder_first() -> None:
     first, second = compose("train", "experiment=consep_fast").train.phases
     assert (first.freeze_encoder, first.batch_size, first.epochs) == (True, 16, 50)
