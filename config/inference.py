@@ -37,9 +37,13 @@ class InferSettings:
             were in training; none, macenko, vahadane or reinhard; or the file of a target: JSON of statistics, an
             image or a slide.
         normalisation: of the HV gradients: `window_free`, or `reference` (min–max over the region).
-        nuclei_threshold: probability from which a pixel belongs to a nucleus.
-        marker_threshold: gradient strength, 0..1, below which a nuclear pixel marks a nucleus's inside.
-        min_size: smallest nucleus in pixels.
+        nuclei_threshold: probability from which a pixel belongs to a nucleus; 0 takes what tune.py found for the
+            checkpoint, else 0.5.
+        marker_threshold: gradient strength, 0..1, below which a nuclear pixel marks a nucleus's inside; 0 takes
+            what tune.py found, else 0.4.
+        min_size: pixels of the smallest blob that is taken for nuclei; 0 takes what tune.py found, else 10.
+        min_areas: smallest nucleus of each type in pixels, background first; empty takes what tune.py found, else
+            keeps all.
         tta: test-time augmentation, the mean of several views of each window: `none`, `flips` (4 views), `turns` (the
             4 quarter turns) or `all` (8); the time grows as many times.
         precision: `fp32`, `bf16` or `fp16`; `auto` takes bf16 where the device is fast with it.
@@ -68,9 +72,10 @@ class InferSettings:
     decode_workers: int = -1
     stain: str = "auto"
     normalisation: str = "window_free"
-    nuclei_threshold: float = 0.5
-    marker_threshold: float = 0.4
-    min_size: int = 10
+    nuclei_threshold: float = 0.0
+    marker_threshold: float = 0.0
+    min_size: int = 0
+    min_areas: list[int] = field(default_factory=list)
     tta: str = "none"
     precision: str = "auto"
     device: str = "auto"
@@ -86,10 +91,15 @@ class InferSettings:
         check_positive(region_size=self.region_size, mask_pixel_limit=self.mask_pixel_limit)
         if not self.outputs:
             raise ValueError("outputs=[] leaves nothing to write; name at least one, such as outputs=[json]")
-        for name in ("mpp", "halo", "window", "overlap", "batch_size"):
+        for name in ("mpp", "halo", "window", "overlap", "batch_size", "min_size"):
             if getattr(self, name) < 0:
                 raise ValueError(
                     f"{name}={getattr(self, name)} must be 0 or more; leave it out for the default"
+                )
+        for name in ("nuclei_threshold", "marker_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} must lie in 0..1; leave it out for the default"
                 )
         for name in ("read_workers", "decode_workers"):
             if getattr(self, name) == 0 or getattr(self, name) < -1:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from config.checks import MISSING, check_choice, check_not_negative, check_positive
 from config.inference import EvaluateSettings, InferSettings
 from config.stain import NormalizeSettings, StainSettings
+from config.tuning import TuneSettings
 
 __all__ = [
     "AugmentationSettings",
@@ -21,6 +22,7 @@ __all__ = [
     "StainSettings",
     "TrainSettings",
     "TrainingRun",
+    "TuneSettings",
 ]
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
@@ -23,7 +24,7 @@ from models.hovernet.targets import split_pieces
 from models.nuclei import NucleusType
 from run_utils.devices import resolve_device, resolve_precision, usable_cpus
 from run_utils.inference.augmented import VIEWS, AugmentedPredictor
-from run_utils.inference.plan import CPU_WINDOW, GPU_WINDOW, Plan
+from run_utils.inference.plan import CPU_WINDOW, GPU_WINDOW, DecodeOptions, Plan
 from run_utils.inference.predictors import OverlappingPredictor, Predictor, TorchPredictor
 from run_utils.outputs import default_colours
 from run_utils.stain import build_normalizer, describe_stain
@@ -44,6 +45,7 @@ MAX_DECODE_WORKERS = {
     "cuda": 8,
     "cpu": 2,
 }  # each holds a region's maps; on a CPU the network is what takes time
+TUNED_SETTINGS = ("nuclei_threshold", "marker_threshold", "min_size", "min_areas")
 MATCH_RADIUS_UM = 3.0  # the published 12 px at 0.25 µm/px
 
 
@@ -264,21 +266,30 @@ def build_plan(settings: InferSettings, predictor: Predictor) -> Plan:
     window = settings.window or _default_window(device)
     if settings.published_windows:
         window = predictor.geometry.published
+    decoding = _decoding(settings, predictor)
     return Plan(
         window=window,
         batch_size=settings.batch_size or _default_batch(device),
         region_size=settings.region_size,
         halo=settings.halo,
         is_exact=settings.published_windows,
-        decoding={
-            "normalisation": settings.normalisation,
-            "nuclei_threshold": settings.nuclei_threshold,
-            "marker_threshold": settings.marker_threshold,
-            "min_size": settings.min_size,
-        },
+        decoding=cast(
+            DecodeOptions, {name: value for name, value in decoding.items() if name != "min_areas"}
+        ),
+        min_areas=decoding.get("min_areas", ()),
         read_workers=_num_workers(settings.read_workers, MAX_READ_WORKERS),
         decode_workers=_num_workers(settings.decode_workers, MAX_DECODE_WORKERS.get(device.type, 2)),
     )
+
+
+def _decoding(settings: InferSettings, predictor: Predictor) -> dict[str, Any]:
+    """Return how maps are decoded: as the settings say, else as `tune.py` found best for the checkpoint."""
+    chosen = {name: getattr(settings, name) for name in TUNED_SETTINGS}
+    tuned = predictor.facts.notes.get("decoding", {})
+    if tuned.get("normalisation") != settings.normalisation:
+        tuned = {}
+    given = {name: value for name, value in chosen.items() if value}
+    return {**tuned, **given, "normalisation": settings.normalisation}
 
 
 def _default_batch(device: torch.device) -> int:

@@ -16,6 +16,7 @@ SETTINGS = {
     "train": schema.TrainingRun,
     "infer": schema.InferSettings,
     "evaluate": schema.EvaluateSettings,
+    "tune": schema.TuneSettings,
     "normalize": schema.NormalizeSettings,
 }
 WIDTH = 112

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from scipy import ndimage
@@ -97,6 +99,34 @@ def decode(
     markers = _markers(blobs, boundary < marker_threshold, min_size, is_split=normalisation == "window_free")
     label_map = _grow(markers, blobs, boundary)
     return label_map, describe(label_map, type_probability)
+
+
+def leave_out_small(
+    label_map: np.ndarray, nuclei: Nuclei, min_areas: Sequence[int]
+) -> tuple[np.ndarray, Nuclei]:
+    """Leave out the nuclei that are smaller than those of their type may be.
+
+    Args:
+        label_map: (H, W) int32, 0 background, 1…K.
+        nuclei: its K nuclei.
+        min_areas: pixels for each of T types, background first, or one value where there are no types.
+
+    Returns:
+        label map and nuclei as ``decode`` gives them, numbered 1… anew.
+
+    Raises:
+        ValueError: for not as many values as types.
+    """
+    num_types = 1 if nuclei.type_probabilities is None else nuclei.type_probabilities.shape[1]
+    if len(min_areas) != num_types:
+        raise ValueError(
+            f"min_areas={list(min_areas)} must hold {num_types} values, one for each type, background first"
+        )
+    areas = np.bincount(label_map.ravel(), minlength=len(nuclei) + 1)[1:]
+    types = np.zeros(len(nuclei), np.int64) if nuclei.types is None else nuclei.types
+    stays = areas >= np.asarray(min_areas)[types]
+    new_ids = np.concatenate([[0], np.where(stays, np.cumsum(stays), 0)]).astype(np.int32)
+    return new_ids[label_map], nuclei.select(stays).renumber()
 
 
 def describe(label_map: np.ndarray, type_probability: np.ndarray | None = None) -> Nuclei:

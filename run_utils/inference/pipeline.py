@@ -11,7 +11,7 @@ import numpy as np
 
 from dataloader.grid import Region, TileGrid
 from dataloader.tissue import Tissue
-from models.hovernet.postprocess import decode
+from models.hovernet.postprocess import decode, leave_out_small
 from models.nuclei import Nuclei
 from run_utils.inference.maps import Read, predict_boxes
 from run_utils.inference.monitor import Monitor
@@ -101,6 +101,8 @@ def own_nuclei(
 ) -> OwnedNuclei:
     """Decode a region's maps and keep the nuclei whose centroid lies in its core, and on tissue."""
     label_map, nuclei = decode(maps.nuclei, maps.hv, maps.types, **plan.decoding)
+    if plan.min_areas:
+        label_map, nuclei = leave_out_small(label_map, nuclei, plan.min_areas)
     corner = region.box_yxyx[:2]
     nuclei = nuclei.shift(corner)
     centres = nuclei.centroids + HALF_PIXEL

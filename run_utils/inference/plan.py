@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict
 
@@ -30,6 +31,7 @@ class Plan:
         halo: pixels around a region that are decoded with it.
         is_exact: use windows of exactly `window` pixels.
         decoding: further arguments of `decode`, such as `normalisation`.
+        min_areas: smallest nucleus of each type in pixels, background first; empty keeps all.
         read_workers: threads that read tiles.
         decode_workers: threads that decode regions; each holds the maps of one.
     """
@@ -40,5 +42,6 @@ class Plan:
     halo: int = 96
     is_exact: bool = False
     decoding: DecodeOptions = field(default_factory=DecodeOptions)
+    min_areas: Sequence[int] = ()
     read_workers: int = 1
     decode_workers: int = 1

@@ -93,7 +93,7 @@ def test_results_of_other_settings_are_never_mixed(images: Path, checkpoint: Pat
     chosen = settings(images / "rgb.png", checkpoint, tmp_path / "out", outputs=["npy"])
     assert infer_all(chosen) == 0
     chosen.nuclei_threshold = 0.6
-    with pytest.raises(ValueError, match=r"nuclei_threshold was 0.5, is 0.6"):
+    with pytest.raises(ValueError, match=r"nuclei_threshold was 0.0, is 0.6"):
         infer_all(chosen)
     chosen.overwrite = True
     assert infer_all(chosen) == 0

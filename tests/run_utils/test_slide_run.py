@@ -298,7 +298,7 @@ def test_a_run_beside_one_of_other_settings_is_refused(slide: Path, checkpoint: 
 
     first = Manifest(tmp_path / "out", settings(slide, checkpoint, tmp_path / "out"))
     other = settings(slide, checkpoint, tmp_path / "out", min_size=20, overwrite=True)
-    with pytest.raises(ValueError, match=r"a run of other settings \(min_size was 10, is 20\) is writing"):
+    with pytest.raises(ValueError, match=r"a run of other settings \(min_size was 0, is 20\) is writing"):
         infer_all(other)
     first.close(is_complete=True)
     assert infer_all(other) == 0
