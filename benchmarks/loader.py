@@ -2,7 +2,8 @@
 
 Extracts CoNSeP's Train images to a temporary folder and loads them in both ways, in the same run, with as many
 workers: ours, and the published loader written out plainly (`benchmarks.plain_loader`). Files are warm in the
-page cache. Each side's loader runs on while batches are counted; figures are medians over its repeats.
+page cache. Each side's loader runs on while batches are counted; figures are medians over its repeats. The CPU
+time a patch takes, of all processes, depends less on what else the machine does.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import resource
 import statistics
 import tempfile
 import time
@@ -79,16 +81,27 @@ def compare_rates(store: PatchStore, paths: list[Path], arguments: argparse.Name
         "ours": (patches, lambda batch: transforms(batch, next(upcoming))),
         "ours, workers alone": (patches, lambda batch: batch),
     }
-    medians = {}
+    medians, costs = {}, {}
     for name, (dataset, finish) in sides.items():
         if dataset is patches:
             keep_freed_memory()  # as training does; the published code does not
         loader = make_loader(dataset, arguments.workers, pin_memory=arguments.device.type == "cuda")
+        before = cpu_seconds()
         rates = measure_rates(map(finish, loader), arguments)
+        num_batches = (arguments.repeats + 1) * arguments.batches + arguments.workers * NUM_PREFETCHED
+        costs[name] = 1000 * (cpu_seconds() - before) / (num_batches * BATCH_SIZE)
         medians[name] = statistics.median(rates)
-        ratio = medians[name] / medians["published"]
-        spread = f"{min(rates):.0f} to {max(rates):.0f}"
-        print(f"{name}: {medians[name]:.0f} patches/s ({spread}), ratio {ratio:.1f}")
+        ratio, cost_ratio = medians[name] / medians["published"], costs["published"] / costs[name]
+        print(
+            f"{name}: {medians[name]:.0f} patches/s ({min(rates):.0f} to {max(rates):.0f}), ratio {ratio:.1f}; "
+            f"{costs[name]:.1f} ms of CPU a patch, ratio {cost_ratio:.1f}"
+        )
+
+
+def cpu_seconds() -> float:
+    """Return the CPU time so far of this process and of the workers that have ended."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def make_transforms(device: torch.device) -> DeviceTransforms:
@@ -121,7 +134,7 @@ def _endless_batches(num_patches: int) -> Iterator[list[int]]:
 
 
 def measure_rates(batches: Iterable[object], arguments: argparse.Namespace) -> list[float]:
-    """Return patches a second of every repeat, after one that is not counted."""
+    """Return patches a second of every repeat, after one that is not counted; the workers end with it."""
     iterator = iter(batches)
     rates = []
     for _ in range(arguments.repeats + 1):
