@@ -10,15 +10,26 @@ from typing import Any
 from dataloader.annotations.base import AnnotatedImage, AnnotationAdapter
 from dataloader.annotations.conic import ConicAdapter
 from dataloader.annotations.consep import ConsepAdapter
+from dataloader.annotations.kumar import open_cpm17, open_kumar
 from dataloader.annotations.lizard import LizardAdapter
 from dataloader.annotations.merging import MergedAdapter
+from dataloader.annotations.monusac import MonusacAdapter
+from dataloader.annotations.monuseg import MonusegAdapter
+from dataloader.annotations.nuinsseg import NuinssegAdapter
 from dataloader.annotations.pannuke import PannukeAdapter
+from dataloader.annotations.tnbc import TnbcAdapter
 
 ADAPTERS: dict[str, Callable[..., AnnotationAdapter]] = {
     "conic": ConicAdapter,
     "consep": ConsepAdapter,
+    "cpm17": open_cpm17,
+    "kumar": open_kumar,
     "lizard": LizardAdapter,
+    "monusac": MonusacAdapter,
+    "monuseg": MonusegAdapter,
+    "nuinsseg": NuinssegAdapter,
     "pannuke": PannukeAdapter,
+    "tnbc": TnbcAdapter,
 }
 
 __all__ = ["ADAPTERS", "AnnotatedImage", "AnnotationAdapter", "open_annotations"]

@@ -13,6 +13,8 @@ from PIL import Image, UnidentifiedImageError
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
+from dataloader.slides.tiff import BROKEN_FILE
+
 MAX_SHOWN = 5  # ids that a message names
 MAP_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")  # Pillow's names of the images with one channel
 
@@ -140,7 +142,7 @@ def read_label_image(path: Path) -> np.ndarray:
     """
     try:
         if path.suffix.lower() in (".tif", ".tiff"):
-            return np.asarray(tifffile.imread(path)).squeeze()
+            return _read_label_tiff(path)
         with Image.open(path) as image:
             if image.mode not in MAP_MODES:
                 raise ValueError(
@@ -148,7 +150,14 @@ def read_label_image(path: Path) -> np.ndarray:
                     "(for masks with a colour a type use data.adapter=colour_masks)"
                 )
             return np.asarray(image)
-    except (tifffile.TiffFileError, OSError, SyntaxError, UnidentifiedImageError, zlib.error) as error:
+    except (OSError, SyntaxError, UnidentifiedImageError) as error:
+        raise ValueError(f"{path}: not a whole image ({error}); fetch the file again") from error
+
+
+def _read_label_tiff(path: Path) -> np.ndarray:
+    try:
+        return np.asarray(tifffile.imread(path)).squeeze()
+    except (*BROKEN_FILE, zlib.error) as error:  # with ValueError: tifffile's own, of a file that ends early
         raise ValueError(f"{path}: not a whole image ({error}); fetch the file again") from error
 
 
