@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from dataloader.annotations.base import AnnotatedImage, AnnotationAdapter
+from dataloader.annotations.colour_masks import ColourMasksAdapter
 from dataloader.annotations.conic import ConicAdapter
 from dataloader.annotations.consep import ConsepAdapter
+from dataloader.annotations.folder import FolderAdapter
 from dataloader.annotations.kumar import open_cpm17, open_kumar
 from dataloader.annotations.lizard import LizardAdapter
 from dataloader.annotations.merging import MergedAdapter
@@ -20,9 +22,11 @@ from dataloader.annotations.pannuke import PannukeAdapter
 from dataloader.annotations.tnbc import TnbcAdapter
 
 ADAPTERS: dict[str, Callable[..., AnnotationAdapter]] = {
+    "colour_masks": ColourMasksAdapter,
     "conic": ConicAdapter,
     "consep": ConsepAdapter,
     "cpm17": open_cpm17,
+    "folder": FolderAdapter,
     "kumar": open_kumar,
     "lizard": LizardAdapter,
     "monusac": MonusacAdapter,

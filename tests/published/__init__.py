@@ -8,6 +8,7 @@ from pathlib import Path
 from tests.published.base import Published
 from tests.published.conic import publish_conic
 from tests.published.consep import publish_consep
+from tests.published.generic import publish_colour_masks, publish_folder
 from tests.published.kumar import publish_cpm17, publish_kumar
 from tests.published.lizard import publish_lizard
 from tests.published.monusac import publish_monusac
@@ -19,9 +20,11 @@ from tests.published.tnbc import publish_tnbc
 __all__ = ["PUBLISHED", "Published"]
 
 PUBLISHED: dict[str, Callable[[Path], Published]] = {
+    "colour_masks": publish_colour_masks,
     "conic": publish_conic,
     "consep": publish_consep,
     "cpm17": publish_cpm17,
+    "folder": publish_folder,
     "kumar": publish_kumar,
     "lizard": publish_lizard,
     "monusac": publish_monusac,
