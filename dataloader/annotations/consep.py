@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 from dataloader.annotations.base import AnnotatedImage, read_rgb, renumber, sort_naturally
+from dataloader.annotations.maps import check_map, load_mat
 
 CLASS_NAMES = ("background", "miscellaneous", "inflammatory", "epithelial", "spindle-shaped")
 # Raw types: 1 other, 2 inflammatory, 3 healthy and 4 malignant epithelial, 5 fibroblast, 6 muscle and
@@ -77,13 +75,9 @@ class ConsepAdapter:
             raise FileNotFoundError(f"{image_path}: no such file; list_names({split!r}) gives the names")
         image = read_rgb(image_path)
         labels_path = self._find_labels(split, name)
-        maps = _load_maps(labels_path, ("inst_map", "type_map"))
-        for key, values in maps.items():
-            if values.shape != image.shape[:2]:
-                raise ValueError(
-                    f"{labels_path}: {key} is {values.shape}, the image {image.shape[:2]}; "
-                    "both must have the same height and width, fetch the pair again"
-                )
+        maps = load_mat(labels_path, ("inst_map", "type_map"))
+        for key in maps:
+            maps[key] = check_map(f"{labels_path}: {key}", maps[key], image.shape[:2])
         type_map = self._merge_types(split, labels_path, maps["type_map"])
         return AnnotatedImage(name, image, renumber(maps["inst_map"]), type_map)
 
@@ -111,34 +105,10 @@ class ConsepAdapter:
             return self._types == "raw"
         if split not in self._split_is_raw:
             paths = [self._find_labels(split, name) for name in self.list_names(split)]
-            largest = max(_load_maps(path, ("type_map",))["type_map"].max(initial=0) for path in paths)
-            self._split_is_raw[split] = bool(largest >= len(CLASS_NAMES))
+            self._split_is_raw[split] = max(_find_largest_type(path) for path in paths) >= len(CLASS_NAMES)
         return self._split_is_raw[split]
 
 
-def _load_maps(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Read maps of whole numbers from 0 up; what MATLAB saved as double is accepted where it is whole."""
-    try:
-        content = loadmat(path, variable_names=keys)
-    except NotImplementedError as error:
-        raise ValueError(f"{path}: saved as MATLAB v7.3 (HDF5); save it anew with -v7") from error
-    except (OSError, ValueError, TypeError, MatReadError, zlib.error) as error:
-        raise ValueError(f"{path}: not a whole .mat file ({error}); fetch the file again") from error
-    for key in keys:
-        if key not in content:
-            raise ValueError(f"{path}: has no {key!r}; CoNSeP's labels hold inst_map and type_map")
-        _check_map(f"{path}: {key}", content[key])
-    return {key: content[key] for key in keys}
-
-
-def _check_map(what: str, values: np.ndarray) -> None:
-    if values.ndim != 2 or values.dtype.kind not in "buif":
-        raise ValueError(
-            f"{what} is {values.dtype} of shape {values.shape}; an (H, W) map of numbers is needed"
-        )
-    if values.dtype.kind == "f" and not np.array_equal(values, np.trunc(values)):
-        raise ValueError(
-            f"{what} holds values that are not whole numbers; ids and types must be, mend the file"
-        )
-    if values.min(initial=0) < 0:
-        raise ValueError(f"{what} holds {values.min()}; ids and types start at 0 (background), mend the file")
+def _find_largest_type(path: Path) -> int:
+    type_map = check_map(f"{path}: type_map", load_mat(path, ("type_map",))["type_map"])
+    return int(type_map.max(initial=0))

@@ -16,6 +16,7 @@ import numpy as np
 Polygon = Sequence[np.ndarray]
 """Rings of (N, 2) float (x, y): the outer one, then its holes; open or closed, in either direction."""
 
+MAX_COORDINATE = 1e9  # px; beyond it, products of coordinates lose the pixel, and no slide is as large
 NUM_NAMED = 10  # nuclei that a line of the log names
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ def draw_polygons(
         (H, W) int32, 0 background; the nucleus at index i has id i + 1, so ids have gaps where one is lost.
 
     Raises:
-        ValueError: for a ring that is not (N, 2) or has a coordinate that is not finite.
+        ValueError: for a ring that is not (N, 2) or has a coordinate that is not finite or far off.
     """
     label_map = np.zeros(shape, np.int32)
     for index, polygons in enumerate(nuclei):
@@ -86,8 +87,8 @@ def _check_ring(ring: np.ndarray) -> np.ndarray:
     points = np.asarray(ring, np.float64)
     if points.size and (points.ndim != 2 or points.shape[1] != 2):
         raise ValueError(f"a ring of shape {points.shape}; (N, 2) of x and y is needed")
-    if not np.isfinite(points).all():
-        raise ValueError("a ring with a coordinate that is not finite")
+    if not (np.abs(points) <= MAX_COORDINATE).all():
+        raise ValueError(f"a ring with a coordinate that is not within ±{MAX_COORDINATE:g} px")
     return points
 
 
