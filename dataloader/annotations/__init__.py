@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from dataloader.annotations.base import AnnotatedImage, AnnotationAdapter
+from dataloader.annotations.coco import CocoAdapter
 from dataloader.annotations.colour_masks import ColourMasksAdapter
 from dataloader.annotations.conic import ConicAdapter
 from dataloader.annotations.consep import ConsepAdapter
 from dataloader.annotations.folder import FolderAdapter
+from dataloader.annotations.geojson import GeojsonAdapter
 from dataloader.annotations.kumar import open_cpm17, open_kumar
 from dataloader.annotations.lizard import LizardAdapter
 from dataloader.annotations.merging import MergedAdapter
@@ -22,11 +24,13 @@ from dataloader.annotations.pannuke import PannukeAdapter
 from dataloader.annotations.tnbc import TnbcAdapter
 
 ADAPTERS: dict[str, Callable[..., AnnotationAdapter]] = {
+    "coco": CocoAdapter,
     "colour_masks": ColourMasksAdapter,
     "conic": ConicAdapter,
     "consep": ConsepAdapter,
     "cpm17": open_cpm17,
     "folder": FolderAdapter,
+    "geojson": GeojsonAdapter,
     "kumar": open_kumar,
     "lizard": LizardAdapter,
     "monusac": MonusacAdapter,
