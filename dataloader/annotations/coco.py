@@ -76,7 +76,7 @@ class CocoAdapter:
 
         Raises:
             FileNotFoundError: where there is no such image.
-            ValueError: for a truncated image, a crowd, an outline that is malformed, or a type that has no name.
+            ValueError: for a truncated image, sizes that differ, an outline that is malformed, or a type that has no name.
         """
         pair = self._files.find(split, name)
         content = self._splits[split]
@@ -204,7 +204,7 @@ def _draw(
 
 def _report_lost(path: Path, whats: Sequence[str], label_map: np.ndarray) -> None:
     sizes = np.bincount(label_map.ravel(), minlength=len(whats) + 1)[1:]
-    lost = [whats[index].rpartition(": ")[2] for index in np.flatnonzero(sizes == 0)]
+    lost = [whats[int(index)].rpartition(": ")[2] for index in np.flatnonzero(sizes == 0)]
     if lost:
         logger.warning("%s: %d of %d nuclei have no pixel: %s", path, len(lost), len(whats), show(lost))
 

@@ -114,8 +114,8 @@ def _classification(feature: dict[str, Any]) -> str:
 
 def _read_polygons(what: str, feature: dict[str, Any]) -> list[Polygon]:
     """Return the polygons of a nucleus: rings of (N, 2) x and y in px, the outer one first."""
-    geometry = feature.get("nucleusGeometry") or feature.get("geometry") or {}
-    kind, parts = geometry.get("type"), geometry.get("coordinates")
+    geometry: dict[str, Any] = feature.get("nucleusGeometry") or feature.get("geometry") or {}
+    kind, parts = geometry.get("type"), geometry.get("coordinates", [])
     if kind not in ("Polygon", "MultiPolygon"):
         raise ValueError(
             f"{what} is a {kind}; a nucleus is a Polygon or MultiPolygon, remove the rest in QuPath"
