@@ -1,4 +1,4 @@
-"""Measure predictions against the truth: `python compute_stats.py true=DIR predicted=DIR mode=instance|type`."""
+"""Measure predictions against the truth: `python compute_stats.py true=DIR predicted=DIR mode=instance|type|all`."""
 
 from __future__ import annotations
 
@@ -9,18 +9,11 @@ from run_utils.entry import run_command
 
 
 def main(settings: EvaluateSettings) -> int:
-    """Print a table of scores and write it as CSV and JSON; 1 where an image lacks its partner."""
-    from run_utils.evaluation import TypeScheme, evaluate  # late: --help answers at once
+    """Print tables of scores and write them as CSV and JSON; 1 where an image lacks its partner or failed."""
+    from run_utils.evaluation import evaluate_settings  # late: --help answers at once
 
-    report = evaluate(
-        settings.true,
-        settings.predicted,
-        mode=settings.mode,
-        output_dir=settings.output,
-        radius=settings.radius,
-        types=TypeScheme(settings.type_names, settings.merge_types),
-    )
-    sys.stdout.write(f"{report.table}\n")
+    report = evaluate_settings(settings)
+    sys.stdout.write(f"{report.scores_table}\n\n{report.table}\n")
     return report.exit_status
 
 

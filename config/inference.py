@@ -1,4 +1,4 @@
-"""Settings of the commands that use a network: inference, and the scores of its results."""
+"""Settings of the command that uses a network."""
 
 from __future__ import annotations
 
@@ -108,32 +108,3 @@ class InferSettings:
                 )
         if self.published_windows and self.window:
             raise ValueError(f"window={self.window} contradicts published_windows=true; give one of the two")
-
-
-@dataclass
-class EvaluateSettings:
-    """`compute_stats.py`: predictions beside the truth, to scores.
-
-    Attributes:
-        true: folder of true label maps (mat, npy, png, tif).
-        predicted: folder of predicted ones; files pair by name without extension.
-        mode: `instance` (DICE1, DICE2, AJI, AJI+, DQ, SQ, PQ) or `type` (F_d, accuracy, F_c).
-        output: folder for stats.csv and stats.json; where empty, the folder of the predictions.
-        radius: farthest distance in pixels between two centroids of a pair: 12 at 40x, 6 at 20x.
-        type_names: names of the types in order, background first; empty numbers them.
-        merge_types: what each type of the truth counts as, in order, background first, where it has more types
-            than the prediction: [0,1,2,3,3,4,4,4] for CoNSeP's raw seven; empty leaves them.
-    """
-
-    true: str = MISSING
-    predicted: str = MISSING
-    mode: str = "instance"
-    output: str = ""
-    radius: float = 12.0
-    type_names: list[str] = field(default_factory=list)
-    merge_types: list[int] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        """Check what no single field can say."""
-        check_choice("mode", self.mode, ("instance", "type"))
-        check_positive(radius=self.radius)

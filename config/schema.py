@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from config.checks import MISSING, check_choice, check_not_negative, check_positive
-from config.inference import EvaluateSettings, InferSettings
+from config.evaluation import EvaluateSettings
+from config.inference import InferSettings
 from config.stain import NormalizeSettings, StainSettings
 from config.tuning import TuneSettings
 

@@ -7,12 +7,13 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tabulate import tabulate
 
 Scores = Mapping[str, float]
+Estimated = tuple[str, str, str, float, float, float]  # section, score, group, value, low, high
 
 
 def mean_scores(rows: Mapping[str, Scores]) -> dict[str, float]:
@@ -49,15 +50,37 @@ def format_table(rows: Mapping[str, Scores], summary: Mapping[str, Scores]) -> s
     )
 
 
+def format_estimates(rows: Sequence[Estimated]) -> str:
+    """Return a text table of scores over a data set: section, score, group, value and 95 % interval."""
+    lines = []
+    for section, score, group, *numbers in rows:
+        value, low, high = ("-" if math.isnan(number) else f"{number:.4f}" for number in numbers)
+        lines.append([section, score, group, value, "" if low == high == "-" else f"{low} … {high}"])
+    headers = ["section", "score", "of", "value", "95 % interval"]
+    return tabulate(
+        lines,
+        headers=headers,
+        tablefmt="simple",
+        disable_numparse=True,
+        colalign=["left"] * 3 + ["right"] * 2,
+    )
+
+
+def write_rows(path: str | Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Write a table as CSV, at full precision; an undefined number is an empty field."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    for row in rows:
+        writer.writerow(["" if isinstance(cell, float) and math.isnan(cell) else cell for cell in row])
+    _write_whole(Path(path), text.getvalue())
+
+
 def write_csv(path: str | Path, rows: Mapping[str, Scores], summary: Mapping[str, Scores]) -> None:
     """Write the lines of ``format_table`` as CSV, at full precision; an undefined score is an empty field."""
     lines = [*rows.items(), *summary.items()]
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", *(lines[0][1] if lines else ())])
-    for name, row in lines:
-        writer.writerow([name, *("" if math.isnan(value) else value for value in row.values())])
-    _write_whole(Path(path), text.getvalue())
+    header = ["image", *(lines[0][1] if lines else ())]
+    write_rows(path, header, [[name, *row.values()] for name, row in lines])
 
 
 def write_json(path: str | Path, document: Mapping[str, object]) -> None:

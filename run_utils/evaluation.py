@@ -1,4 +1,4 @@
-"""Compares predicted with true label files, image by image, and writes the scores: what compute_stats runs.
+"""Compares predicted with true nuclei, image by image, and writes the scores: what compute_stats runs.
 
 Training validation calls ``score_pair`` and ``score_types`` on arrays, without files.
 """
@@ -6,216 +6,120 @@ Training validation calls ``score_pair`` and ``score_types`` on arrays, without 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from metrics.detection import (
-    RADIUS,
-    DetectionScores,
-    TypedDetections,
-    detect_types,
-    detection_scores,
-    pair_centroids,
-)
-from metrics.overlap import Overlap
-from metrics.report import Scores, format_table, mean_scores, undefined_images, write_csv, write_json
-from metrics.segmentation import aji, aji_plus, dice, dice2, panoptic_quality
-from run_utils.label_files import find_label_files, read_label_map, read_typed_centroids
+from config.schema import EvaluateSettings
+from dataloader.annotations import AnnotationAdapter, open_annotations
+from metrics.detection import RADIUS, DetectionScores, TypedDetections, detection_scores
+from metrics.report import Scores, mean_scores
+from run_utils.evaluation_report import Comparison, EvaluationReport, align_rows
+from run_utils.image_nuclei import ImageNuclei
+from run_utils.label_files import typed_centroids
+from run_utils.measuring import MODES, MeasuredImage, TypeScheme, match_types, measure_image, score_pair
+from run_utils.nuclei_files import find_nuclei_files, image_name, read_nuclei, read_tissues
+from run_utils.summary import Pooling, compare, count_confusions, image_counts, summarise
+
+__all__ = [
+    "MODES",
+    "EvaluationReport",
+    "Pooling",
+    "TypeScheme",
+    "evaluate",
+    "evaluate_settings",
+    "match_types",
+    "score_pair",
+    "score_types",
+]
 
 logger = logging.getLogger(__name__)
 
-MODES = ("instance", "type")
+Truth = Mapping[str, Callable[[], ImageNuclei]]
+"""How to read the true nuclei of each image, by its name."""
 
 
 @dataclass(frozen=True)
-class TypeScheme:
-    """What types are called, and which types of the truth count as one.
+class _Run:
+    """The predictions of one folder beside the truth: what was measured, and why not; names of images all."""
 
-    Attributes:
-        names: name of each type, background first; empty for the types that occur, by number.
-        merged: the type that each type of the truth counts as, background first; empty leaves them.
-    """
-
-    names: Sequence[str] = ()
-    merged: Sequence[int] = ()
-
-    def merge(self, types: np.ndarray) -> np.ndarray:
-        """Return (K,) types of the truth merged; -1, unlabelled, stays.
-
-        Raises:
-            ValueError: for a type that the scheme does not merge.
-        """
-        if not self.merged:
-            return types
-        if types.max(initial=0) >= len(self.merged):
-            raise ValueError(
-                f"type {types.max()} has no place in merge_types={list(self.merged)}; give one for each type"
-            )
-        return np.where(types < 0, types, np.asarray(self.merged, types.dtype)[np.maximum(types, 0)])
+    images: dict[str, MeasuredImage] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    missing_true: list[str] = field(default_factory=list)
+    missing_predicted: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class EvaluationReport:
-    """What an evaluation found.
-
-    Attributes:
-        mode: "instance" or "type".
-        images: scores by name of score, by stem of the image, of every image that was measured.
-        overall: the same scores over the data set: their mean (instance), or from pooled counts (type).
-        left_out: images without any nucleus, whose scores are undefined and which the mean leaves out;
-            none in mode "type", since counts are pooled.
-        missing_true: stems that only the prediction has.
-        missing_predicted: stems that only the truth has.
-        failed: why a pair could not be measured, by stem.
-    """
-
-    mode: str
-    images: dict[str, Scores]
-    overall: Scores
-    left_out: list[str]
-    missing_true: list[str]
-    missing_predicted: list[str]
-    failed: dict[str, str]
-
-    @property
-    def exit_status(self) -> int:
-        """0 if every image had its pair and was measured, else 1."""
-        return int(bool(self.missing_true or self.missing_predicted or self.failed))
-
-    @property
-    def table(self) -> str:
-        """The scores as text: a line per image, one for all, then what is undefined, missing or failed."""
-        lines = [format_table(self.images, self._summary)]
-        if self.left_out:
-            lines.append(
-                f"{len(self.left_out)} of {len(self.images)} without nuclei, left out of the mean: "
-                f"{_join(self.left_out)}"
-            )
-        if self.missing_predicted:
-            lines.append(
-                f"{len(self.missing_predicted)} without a prediction: {_join(self.missing_predicted)}"
-            )
-        if self.missing_true:
-            lines.append(f"{len(self.missing_true)} without a truth: {_join(self.missing_true)}")
-        lines += [f"failed: {stem}: {reason}" for stem, reason in self.failed.items()]
-        return "\n".join(lines)
-
-    @property
-    def _summary(self) -> dict[str, Scores]:
-        return {"mean" if self.mode == "instance" else "all": self.overall}
-
-    def write(self, output_dir: Path) -> None:
-        """Write ``stats.csv`` and ``stats.json`` into ``output_dir``, made if absent."""
-        output_dir.mkdir(parents=True, exist_ok=True)
-        write_csv(output_dir / "stats.csv", self.images, self._summary)
-        document = {
-            "mode": self.mode,
-            "overall": self.overall,
-            "num_images": len(self.images),
-            "left_out": self.left_out,
-            "missing_true": self.missing_true,
-            "missing_predicted": self.missing_predicted,
-            "failed": self.failed,
-            "images": self.images,
-        }
-        write_json(output_dir / "stats.json", document)
+def evaluate_settings(settings: EvaluateSettings) -> EvaluationReport:
+    """Run ``evaluate`` as the settings of ``compute_stats.py`` say."""
+    names = settings.type_names
+    truth: str | Truth = settings.true
+    if settings.adapter:
+        adapter = open_annotations(settings.adapter, settings.true)
+        truth = annotated_truth(adapter, settings.split)
+        names = names or ([] if settings.merge_types else list(adapter.class_names))
+    return evaluate(
+        truth,
+        settings.predicted,
+        mode=settings.mode,
+        output_dir=settings.output,
+        radius=settings.radius,
+        types=TypeScheme(names, settings.merge_types),
+        against=settings.against,
+        pooling=Pooling(
+            read_tissues(settings.tissues) if settings.tissues else {}, settings.resamples, settings.seed
+        ),
+    )
 
 
 def evaluate(
-    true_dir: str | Path,
+    true: str | Path | Truth,
     predicted_dir: str | Path,
     *,
     mode: str = "instance",
     output_dir: str | Path = "",
     radius: float = RADIUS,
     types: TypeScheme | None = None,
+    against: str | Path = "",
+    pooling: Pooling | None = None,
 ) -> EvaluationReport:
-    """Measure every image that has a true and a predicted label file; write ``stats.csv`` and ``stats.json``.
+    """Measure every image that has a true and a predicted file; write ``stats.csv``, ``stats.json`` and tables.
 
-    Files are paired by stem; what lacks its partner or cannot be measured is listed, the rest measured.
+    Files are paired by name; what lacks its partner or cannot be measured is listed, the rest measured.
 
     Args:
-        true_dir: directory of label files (.mat, .npy, .tif, .png), or one file.
-        predicted_dir: the same for the prediction; two single files are compared whatever their names.
-        mode: "instance" for DICE1, DICE2, AJI, AJI+, DQ, SQ and PQ; "type" for F_d, accuracy and
-            F of each type.
-        output_dir: where the two files go; "" for beside the prediction.
-        radius: for "type", the largest distance of paired centroids, in pixels (12 at 40x, 6 at 20x).
+        true: directory of files as ``find_nuclei_files`` finds them, or one file, or readers by name.
+        predicted_dir: directory or file likewise; two single files are compared whatever their names.
+        mode: "instance" for DICE1, DICE2, AJI, AJI+, DQ, SQ, PQ and F1 by IoU; "type" for F_d, accuracy and
+            F of each type; "all" for both, as the files allow.
+        output_dir: where the files go; "" for beside the prediction.
+        radius: for types, the largest distance of paired centroids, in pixels (12 at 40x, 6 at 20x).
         types: what types are called and which count as one; None for the types that occur, by number.
+        against: directory of another run, whose scores are taken from this one's; "" for none.
+        pooling: tissues of the images and how often they are drawn for the intervals; None for the defaults.
 
     Raises:
-        FileNotFoundError: for a path that is not there, or when no stem is on both sides.
+        FileNotFoundError: for a path that is not there, or when no name is on both sides.
         ValueError: for an unknown mode, or when no pair could be measured.
     """
     if mode not in MODES:
         raise ValueError(f"mode={mode!r} is unknown; give one of {', '.join(MODES)}")
-    true_files, predicted_files = _find_both(Path(true_dir), Path(predicted_dir))
-    pairs = {
-        stem: (true_files[stem], predicted_files[stem]) for stem in true_files if stem in predicted_files
-    }
-    if not pairs:
-        raise FileNotFoundError(
-            f"no file of {predicted_dir} has the stem of one in {true_dir}; name a prediction as its truth"
-        )
-    images, overall, failed = (
-        _measure_instances(pairs)
-        if mode == "instance"
-        else _measure_types(pairs, radius, types or TypeScheme())
-    )
-    if not images:
-        raise ValueError(
-            f"none of {len(pairs)} images could be measured; the first: {next(iter(failed.values()))}"
-        )
-    report = EvaluationReport(
-        mode=mode,
-        images=images,
-        overall=overall,
-        left_out=undefined_images(images) if mode == "instance" else [],
-        missing_true=[stem for stem in predicted_files if stem not in true_files],
-        missing_predicted=[stem for stem in true_files if stem not in predicted_files],
-        failed=failed,
-    )
+    scheme, pooling = types or TypeScheme(), pooling or Pooling()
+    measure = partial(measure_image, mode=mode, radius=radius, scheme=scheme)
+    run = _measure_run(true, Path(predicted_dir), measure, scheme)
+    other = _measure_run(true, Path(against), measure, scheme) if str(against) else _Run()
+    names = _type_names(scheme, [*run.images.values(), *other.images.values()])
+    comparison = _compare(run, other, names, pooling, str(against)) if str(against) else None
+    report = _report(run, mode, names, pooling, comparison)
     report.write(Path(output_dir) if str(output_dir) else _directory(Path(predicted_dir)))
     return report
 
 
-def score_pair(true_label_map: np.ndarray, predicted_label_map: np.ndarray) -> dict[str, float]:
-    """Return DICE1, DICE2, AJI, AJI+, DQ, SQ and PQ of one image, 0..1; all nan without nuclei.
-
-    Args:
-        true_label_map: (H, W) integer, 0 background; ids may have gaps.
-        predicted_label_map: (H, W) integer of the same image.
-
-    Raises:
-        ValueError: for maps that cannot be compared (shape, dtype, negative ids).
-    """
-    overlap = Overlap.of(true_label_map, predicted_label_map)
-    quality = panoptic_quality(overlap)
-    return {
-        "DICE1": dice(overlap),
-        "DICE2": dice2(overlap),
-        "AJI": aji(overlap),
-        "AJI+": aji_plus(overlap),
-        "DQ": quality.dq,
-        "SQ": quality.sq,
-        "PQ": quality.pq,
-    }
-
-
-def match_types(
-    true: tuple[np.ndarray, np.ndarray], predicted: tuple[np.ndarray, np.ndarray], *, radius: float = RADIUS
-) -> TypedDetections:
-    """Pair the nuclei of one image and keep their types, to be pooled by ``score_types``.
-
-    Args:
-        true: centroids (K, 2) in pixels and types (K,) integer, -1 unlabelled.
-        predicted: centroids (L, 2) in the same frame and order of axes, and types (L,) integer.
-        radius: largest distance of a pair, in pixels (12 at 40x, 6 at 20x).
-    """
-    return detect_types(pair_centroids(true[0], predicted[0], radius), true[1], predicted[1])
+def annotated_truth(adapter: AnnotationAdapter, split: str) -> Truth:
+    """Return how to read the images of a data set's split as the truth."""
+    return {name: partial(_read_annotated, adapter, split, name) for name in adapter.list_names(split)}
 
 
 def score_types(images: Sequence[TypedDetections], type_names: Sequence[str]) -> dict[str, float]:
@@ -230,65 +134,143 @@ def score_types(images: Sequence[TypedDetections], type_names: Sequence[str]) ->
     return {"F_d": scores.f_d, "accuracy": scores.accuracy, **named}
 
 
-def _find_both(true_path: Path, predicted_path: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Return the label files by stem; where one path is a file, the other directory is narrowed to it."""
-    true_files, predicted_files = find_label_files(true_path), find_label_files(predicted_path)
-    if true_path.is_file() and predicted_path.is_file():
-        return true_files, {true_path.stem: predicted_path}
-    if true_path.is_file():
-        predicted_files = {stem: path for stem, path in predicted_files.items() if stem in true_files}
+def _read_annotated(adapter: AnnotationAdapter, split: str, name: str) -> ImageNuclei:
+    image = adapter.read(split, name)
+    nuclei = ImageNuclei(f"{adapter.name} {split}/{name}", image.label_map, tissue=image.tissue)
+    if image.type_map is None:
+        return nuclei
+    found = typed_centroids(image.label_map, image.type_map)
+    ids = np.unique(image.label_map)
+    return ImageNuclei(
+        nuclei.source,
+        image.label_map,
+        ids=ids[ids > 0].astype(np.int64),
+        types=found.types,
+        centroids=found.centroids,
+        tissue=image.tissue,
+    )
+
+
+def _measure_run(
+    true: str | Path | Truth, predicted_path: Path, measure: Callable[..., MeasuredImage], scheme: TypeScheme
+) -> _Run:
+    """Measure the images of a folder of predictions one after another; only what is counted is kept of each."""
+    truths, predictions = _open_sides(true, predicted_path, tuple(scheme.names))
+    both = [name for name in truths if name in predictions]
+    if not both:
+        raise FileNotFoundError(
+            f"no file of {predicted_path} has the stem of one of the truth; name a prediction as its truth"
+        )
+    run = _Run(
+        missing_true=[name for name in predictions if name not in truths],
+        missing_predicted=[name for name in truths if name not in predictions],
+    )
+    for name in both:
+        try:
+            run.images[name] = measure(truths[name](), predictions[name]())
+        except (ValueError, OSError) as error:
+            run.failed[name] = _note_failure(name, error)
+        else:
+            _note_empty_side(name, run.images[name])
+    if not run.images:
+        raise ValueError(
+            f"none of {len(both)} images could be measured; the first: {next(iter(run.failed.values()))}"
+        )
+    return _without_mixed_types(run)
+
+
+def _open_sides(
+    true: str | Path | Truth, predicted_path: Path, type_names: tuple[str, ...]
+) -> tuple[Truth, Truth]:
+    """Return how to read both sides by name; where one path is a file, the other directory is narrowed to it."""
+    predictions = find_nuclei_files(predicted_path)
+    if isinstance(true, Mapping):
+        truths = dict(true)
+    else:
+        true_path = Path(true)
+        true_files = find_nuclei_files(true_path)
+        if true_path.is_file() and predicted_path.is_file():
+            predictions = {image_name(true_path): predicted_path}
+        elif true_path.is_file():
+            predictions = {name: path for name, path in predictions.items() if name in true_files}
+        truths = {name: partial(read_nuclei, path, type_names) for name, path in true_files.items()}
     if predicted_path.is_file():
-        true_files = {stem: path for stem, path in true_files.items() if stem in predicted_files}
-    return true_files, predicted_files
+        truths = {name: read for name, read in truths.items() if name in predictions}
+    return truths, {name: partial(read_nuclei, path, type_names) for name, path in predictions.items()}
 
 
-Pairs = Mapping[str, tuple[Path, Path]]
-Measured = tuple[dict[str, Scores], Scores, dict[str, str]]  # images, overall, failed
+def _without_mixed_types(run: _Run) -> _Run:
+    """List the images without types as failures where others have them: scores per type would leave them out."""
+    if any(image.detections is not None for image in run.images.values()):
+        for name in [name for name, image in run.images.items() if image.detections is None]:
+            del run.images[name]
+            error = ValueError("holds no types, and other images do; evaluate it with mode=instance")
+            run.failed[name] = _note_failure(name, error)
+    return run
 
 
-def _measure_instances(pairs: Pairs) -> Measured:
-    images: dict[str, Scores] = {}
-    failed: dict[str, str] = {}
-    for stem, (true_path, predicted_path) in pairs.items():
-        try:
-            images[stem] = score_pair(read_label_map(true_path), read_label_map(predicted_path))
-        except (ValueError, OSError) as error:
-            failed[stem] = _note_failure(stem, error)
-    return images, mean_scores(images), failed
+def _type_names(scheme: TypeScheme, images: Sequence[MeasuredImage]) -> list[str]:
+    """Return the scheme's names, or the numbers of the types that occur; none without types."""
+    found = [image.detections for image in images if image.detections is not None]
+    if not found:
+        return []
+    highest = max(int(types.max(initial=0)) for detections in found for types in vars(detections).values())
+    return list(scheme.names or map(str, range(highest + 1)))
 
 
-def _measure_types(pairs: Pairs, radius: float, scheme: TypeScheme) -> Measured:
-    detections: dict[str, TypedDetections] = {}
-    failed: dict[str, str] = {}
-    highest = 0
-    for stem, (true_path, predicted_path) in pairs.items():
-        try:
-            true, predicted = read_typed_centroids(true_path), read_typed_centroids(predicted_path)
-            true_types = scheme.merge(true.types)
-            types = np.concatenate([[0], true_types, predicted.types])
-            if scheme.names and types.max() >= len(scheme.names):
-                raise ValueError(
-                    f"type {types.max()} has no name among {list(scheme.names)}; name every type, or merge "
-                    "the truth's into fewer with merge_types"
-                )
-            pairing = pair_centroids(true.centroids, predicted.centroids, radius)
-            detections[stem] = detect_types(pairing, true_types, predicted.types)
-            highest = max(highest, int(types.max()))
-        except (ValueError, OSError) as error:
-            failed[stem] = _note_failure(stem, error)
-    names = list(scheme.names or map(str, range(highest + 1)))
-    images: dict[str, Scores] = {stem: score_types([found], names) for stem, found in detections.items()}
-    return images, score_types(list(detections.values()), names), failed
+def _report(
+    run: _Run, mode: str, names: list[str], pooling: Pooling, comparison: Comparison | None
+) -> EvaluationReport:
+    scored = {name: image.scores for name, image in run.images.items() if image.scores is not None}
+    typed = {name: image.detections for name, image in run.images.items() if image.detections is not None}
+    overall: dict[str, float] = mean_scores(scored) | (
+        score_types(list(typed.values()), names) if typed else {}
+    )
+    images: dict[str, Scores] = {
+        name: (scored.get(name) or {}) | (score_types([typed[name]], names) if name in typed else {})
+        for name in run.images
+    }
+    return EvaluationReport(
+        mode=mode,
+        images=align_rows(images, list(overall)),
+        overall=overall,
+        left_out=[name for name in scored if not any(run.images[name].num_nuclei)],
+        missing_true=run.missing_true,
+        missing_predicted=run.missing_predicted,
+        failed=run.failed,
+        scores=summarise(run.images, names, pooling),
+        type_names=names,
+        confusion=count_confusions(run.images, len(names)).tolist() if typed else [],
+        counts=image_counts(run.images, len(names)),
+        comparison=comparison,
+    )
 
 
-def _note_failure(stem: str, error: Exception) -> str:
-    logger.error("%s could not be measured: %s", stem, error)
-    return str(error)
+def _compare(run: _Run, other: _Run, names: list[str], pooling: Pooling, against: str) -> Comparison:
+    both = [name for name in run.images if name in other.images]
+    if not both:
+        raise ValueError(f"against={against} has no image of the predictions; give another run of the same")
+    first, second = ({name: images[name] for name in both} for images in (run.images, other.images))
+    return Comparison(
+        against=against,
+        images=both,
+        left_out=sorted({*run.images, *other.images, *run.failed, *other.failed} - set(both)),
+        differences=compare(first, second, names, pooling),
+    )
+
+
+def _note_failure(name: str, error: Exception) -> str:
+    reason = " ".join(str(error).split())
+    logger.error("%s could not be measured: %s", name, reason)
+    return reason
+
+
+def _note_empty_side(name: str, image: MeasuredImage) -> None:
+    num_true, num_predicted = image.num_nuclei
+    if bool(num_true) != bool(num_predicted):
+        side, number = ("prediction", num_true) if num_true else ("truth", num_predicted)
+        logger.warning("%s: its %s holds no nuclei, the other side %d: its scores are 0", name, side, number)
 
 
 def _directory(path: Path) -> Path:
     return path if path.is_dir() else path.parent
-
-
-def _join(stems: Sequence[str]) -> str:
-    return ", ".join(stems)

@@ -16,9 +16,9 @@ from scipy.io.matlab import MatReadError
 
 from metrics.detection import UNLABELLED
 from metrics.overlap import Overlap
+from run_utils.image_nuclei import ImageNuclei
 
-SUFFIXES = (".mat", ".npy", ".tif", ".tiff", ".png")  # of two files with one stem the earlier suffix is read
-
+SUFFIXES = (".mat", ".npy", ".tif", ".tiff", ".png")
 
 # what the libraries raise for a damaged file
 DAMAGED = (
@@ -47,39 +47,6 @@ class TypedCentroids:
     types: np.ndarray
 
 
-def find_label_files(path: str | Path) -> dict[str, Path]:
-    """List label files by stem.
-
-    Args:
-        path: one file, or a directory; one without label files but with a folder ``mat`` or ``npy`` means that folder.
-
-    Returns:
-        Path by stem, sorted; where a stem has several files, the first of .mat, .npy, .tif, .tiff, .png.
-
-    Raises:
-        FileNotFoundError: for a path that is not there or holds no label file.
-    """
-    path = Path(path)
-    if path.is_file():
-        return {path.stem: path}
-    if not path.is_dir():
-        raise FileNotFoundError(f"{path} is not there; give a label file or a directory of them")
-    ranked = {
-        (file.stem, SUFFIXES.index(file.suffix.lower())): file
-        for file in path.iterdir()
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
-    }
-    for folder in (path / "mat", path / "npy"):
-        if not ranked and folder.is_dir():
-            return find_label_files(folder)
-    if not ranked:
-        raise FileNotFoundError(
-            f"{path} holds no label file, nor a folder mat or npy; give a directory of {', '.join(SUFFIXES)}"
-        )
-    best = dict(sorted(ranked, reverse=True))  # the lowest rank of a stem comes last and stays
-    return {stem: ranked[stem, best[stem]] for stem in sorted(best)}
-
-
 def read_label_map(path: str | Path) -> np.ndarray:
     """Read the label map of an image.
 
@@ -99,11 +66,24 @@ def read_label_map(path: str | Path) -> np.ndarray:
         raise ValueError(
             f"{path} has no inst_map but {sorted(contents)}; a label map is needed: save one as inst_map"
         )
-    return _whole_numbers(contents["inst_map"], f"{path}: inst_map")
+    return _label_map(contents, path)
 
 
 def read_typed_centroids(path: str | Path) -> TypedCentroids:
-    """Read where the nuclei of an image are and their types.
+    """Read where the nuclei of an image are and their types; see ``read_label_file``.
+
+    Raises:
+        FileNotFoundError: for a path that is not there.
+        ValueError: for a file that cannot be read, holds no types, or whose types cannot be given to nuclei.
+    """
+    nuclei = read_label_file(path)
+    if nuclei.types is None or nuclei.centroids is None:
+        raise ValueError(f"{path} holds no types (inst_type or type_map); evaluate it with mode=instance")
+    return TypedCentroids(nuclei.centroids, nuclei.types)
+
+
+def read_label_file(path: str | Path) -> ImageNuclei:
+    """Read what a label file holds of an image: its label map, and types and centroids of its nuclei.
 
     Centroids are computed from the label map; only a .mat without one gives its ``inst_centroid``, stored as
     (x, y). A type comes from ``inst_type``, else is the commonest type above 0 of the nucleus's pixels in
@@ -111,24 +91,33 @@ def read_typed_centroids(path: str | Path) -> TypedCentroids:
     to the ids 1..N where the label map's highest id is N, or to its ids in ascending order where there are N.
 
     Args:
-        path: .mat with ``inst_type``, ``type_map`` or both; or .npy (H, W, 2), label map and type map.
+        path: .mat with ``inst_map``, and with ``inst_type``, ``type_map`` or both, where types are known; .npy (H, W),
+            or (H, W, 2), label map and type map; .png or .tif, one channel.
 
     Raises:
         FileNotFoundError: for a path that is not there.
-        ValueError: for a file that cannot be read, holds no types, or whose types cannot be given to nuclei.
+        ValueError: for a file that cannot be read, or whose types cannot be given to nuclei.
     """
     path = Path(path)
     contents = _read(path)
-    if "inst_type" not in contents and "type_map" not in contents:
-        raise ValueError(f"{path} holds no types (inst_type or type_map); evaluate it with mode=instance")
     if "inst_map" not in contents:
-        return _listed_centroids(contents, path)
-    label_map = _whole_numbers(contents["inst_map"], f"{path}: inst_map")
-    type_map = contents.get("type_map", np.zeros_like(label_map))
-    votes = Overlap.of(label_map, np.maximum(_whole_numbers(type_map, f"{path}: type_map"), 0))
+        listed = _listed_centroids(contents, path)
+        ids = np.arange(1, len(listed.types) + 1)
+        return ImageNuclei(str(path), ids=ids, types=listed.types, centroids=listed.centroids)
+    label_map = _label_map(contents, path)
+    if "inst_type" not in contents and "type_map" not in contents:
+        return ImageNuclei(str(path), label_map)
+    type_map = _whole_numbers(contents.get("type_map", np.zeros_like(label_map)), f"{path}: type_map")
+    if type_map.shape != label_map.shape:
+        raise ValueError(
+            f"{path}: type_map is {type_map.shape}, inst_map {label_map.shape}; both must show the same image"
+        )
+    votes = Overlap.of(label_map, np.maximum(type_map, 0))
     types = _listed_types(contents, votes.true_ids, path)
-    majority = _majority_types(votes)
-    return TypedCentroids(_centroids(label_map, votes), np.where(types == UNLABELLED, majority, types))
+    types = np.where(types == UNLABELLED, _majority_types(votes), types)
+    return ImageNuclei(
+        str(path), label_map, ids=votes.true_ids, types=types, centroids=_centroids(label_map, votes)
+    )
 
 
 def typed_centroids(label_map: np.ndarray, type_map: np.ndarray) -> TypedCentroids:
@@ -170,6 +159,20 @@ def _split_channels(array: np.ndarray) -> dict[str, np.ndarray]:
     return {name: array[..., channel] for channel, name in enumerate(names[: array.shape[2]])}
 
 
+def _label_map(contents: Mapping[str, np.ndarray], path: Path) -> np.ndarray:
+    """Return the file's label map, checked: two axes, whole numbers, none below 0."""
+    label_map = _whole_numbers(contents["inst_map"], f"{path}: inst_map")
+    if label_map.ndim != 2:
+        raise ValueError(
+            f"{path}: a label map must be (H, W), this is {label_map.shape}; store one image, one channel"
+        )
+    if label_map.min(initial=0) < 0:
+        raise ValueError(
+            f"{path}: the label map holds id {label_map.min()}; ids start at 1, 0 is background: set it to 0"
+        )
+    return label_map
+
+
 def _whole_numbers(array: np.ndarray, name: str) -> np.ndarray:
     """Return ``array`` as integers; MATLAB stores label maps as double."""
     if array.dtype.kind in "iu":
@@ -197,6 +200,12 @@ def _listed_types(contents: Mapping[str, np.ndarray], ids: np.ndarray, path: Pat
             f"{path} lists {len(listed)} types for {len(listed_ids)} nuclei; store the rows' ids in inst_uid"
         )
     type_of_id = dict(zip(listed_ids.tolist(), listed.tolist(), strict=True))
+    absent = [nucleus for nucleus in ids.tolist() if nucleus not in type_of_id]
+    if absent and "type_map" not in contents:
+        raise ValueError(
+            f"{path}: {len(absent)} of {len(ids)} ids of inst_map are not in inst_uid, such as {absent[0]}; add their "
+            "rows to inst_uid and inst_type (type -1: unlabelled), or store a type_map"
+        )
     return np.array([type_of_id.get(nucleus, UNLABELLED) for nucleus in ids.tolist()], dtype=np.int64)
 
 

@@ -87,10 +87,7 @@ def test_missing_files_on_either_side_are_listed_and_the_rest_is_measured(folder
     assert report.overall["PQ"] == 1
     assert report.exit_status == 1
     assert "1 without a prediction: only_true" in report.table
-    assert sorted(path.name for path in (tmp_path / "new" / "scores").iterdir()) == [
-        "stats.csv",
-        "stats.json",
-    ]
+    assert {path.name for path in (tmp_path / "new" / "scores").iterdir()} >= {"stats.csv", "stats.json"}
 
 
 @pytest.mark.parametrize("mode", ["instance", "type"])
@@ -197,7 +194,7 @@ def test_one_file_is_compared_with_its_namesake_in_a_directory(folders):
 def test_bad_settings_are_refused(folders, tmp_path):
     save(folders[0], "a", TRUE)
     save(folders[1], "b", TRUE)
-    with pytest.raises(ValueError, match="instance, type"):
+    with pytest.raises(ValueError, match="instance, type, all"):
         evaluate(*folders, mode="both")
     with pytest.raises(FileNotFoundError, match="stem"):
         evaluate(*folders)

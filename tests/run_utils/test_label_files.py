@@ -4,7 +4,7 @@ import tifffile
 from PIL import Image
 from scipy.io import savemat
 
-from run_utils.label_files import find_label_files, read_label_map, read_typed_centroids, typed_centroids
+from run_utils.label_files import read_label_file, read_label_map, read_typed_centroids, typed_centroids
 
 LABELS = np.array([[1, 1, 0, 0], [1, 1, 0, 2], [0, 0, 0, 2], [5, 0, 0, 2]], dtype=np.int32)
 # centroids (y, x): 1 is a 2 x 2 square, 2 a column of three, 5 one pixel
@@ -76,7 +76,6 @@ def test_a_nucleus_that_the_list_lacks_takes_the_majority_of_the_type_map(tmp_pa
         6,
         -1,
     ]
-    assert read_typed_centroids(save(tmp_path / "b.mat", **listed)).types.tolist() == [-1, 6, -1]
     only_map = read_typed_centroids(save(tmp_path / "c.mat", inst_map=LABELS, type_map=type_map))
     assert only_map.types.tolist() == [4, 3, -1]
 
@@ -129,17 +128,28 @@ def test_bad_files_are_refused_in_one_line(tmp_path):
         read_label_map(tmp_path / "absent.mat")
 
 
-def test_files_are_found_by_stem_and_mat_goes_first(tmp_path):
-    for name in ("b.png", "b.mat", "a.tif", "notes.txt", ".hidden.mat"):
-        (tmp_path / name).touch()
-    found = find_label_files(tmp_path)
-    assert {stem: path.name for stem, path in found.items()} == {"a": "a.tif", "b": "b.mat"}
-    assert list(found) == ["a", "b"]
+def test_ids_that_the_table_of_types_lacks_are_an_error_unless_a_type_map_has_them(tmp_path):
+    path = save(tmp_path / "a.mat", inst_map=LABELS, inst_uid=np.array([2]), inst_type=np.array([6]))
+    with pytest.raises(ValueError, match="a.mat: 2 of 3 ids of inst_map are not in inst_uid, such as 1"):
+        read_typed_centroids(path)
 
 
-def test_a_folder_named_mat_stands_for_its_parent(tmp_path):
-    (tmp_path / "mat").mkdir()
-    with pytest.raises(FileNotFoundError, match="holds no label file"):
-        find_label_files(tmp_path)
-    (tmp_path / "mat" / "a.mat").touch()
-    assert find_label_files(tmp_path) == {"a": tmp_path / "mat" / "a.mat"}
+def test_negative_ids_are_an_error_that_names_the_file(tmp_path):
+    path = save(tmp_path / "a.mat", inst_map=np.where(LABELS == 2, -2, LABELS))
+    with pytest.raises(ValueError, match="a.mat: the label map holds id -2; ids start at 1"):
+        read_label_map(path)
+
+
+def test_a_type_map_of_another_size_is_an_error(tmp_path):
+    path = save(tmp_path / "a.mat", inst_map=LABELS, type_map=LABELS[:3])
+    with pytest.raises(ValueError, match=r"type_map is \(3, 4\), inst_map \(4, 4\)"):
+        read_label_file(path)
+
+
+def test_a_label_file_gives_label_map_types_and_centroids_at_once(tmp_path):
+    read = read_label_file(save(tmp_path / "a.mat", inst_map=LABELS, inst_type=np.array([3, 1, 2])))
+    assert np.array_equal(read.label_map, LABELS)
+    assert (read.ids.tolist(), read.types.tolist()) == ([1, 2, 5], [3, 1, 2])
+    assert read.centroids.tolist() == CENTROIDS
+    untyped = read_label_file(save(tmp_path / "b.mat", inst_map=LABELS))
+    assert untyped.types is None and untyped.has_pixels
