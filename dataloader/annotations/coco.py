@@ -76,7 +76,7 @@ class CocoAdapter:
 
         Raises:
             FileNotFoundError: where there is no such image.
-            ValueError: for a truncated image, sizes that differ, an outline that is malformed, or a type that has no name.
+            ValueError: for a truncated image, sizes that differ, a malformed outline, or a type without a name.
         """
         pair = self._files.find(split, name)
         content = self._splits[split]
