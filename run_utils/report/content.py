@@ -1,0 +1,114 @@
+"""What a report says, as plain data: evaluation fills it, the page and the tables show it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from metrics.bootstrap import Estimate
+
+
+@dataclass(frozen=True)
+class ScoreGroup:
+    """Scores that belong together.
+
+    Attributes:
+        title: such as "Segmentation".
+        scores: estimate of each score, by name.
+        note: how they are defined, in a sentence.
+    """
+
+    title: str
+    scores: Mapping[str, Estimate]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    """Scores of single images.
+
+    Attributes:
+        names: of the N images.
+        columns: names of the S scores.
+        values: (N, S) float64, nan where undefined.
+    """
+
+    names: Sequence[str]
+    columns: Sequence[str]
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Types of paired nuclei.
+
+    Attributes:
+        names: of the T types; the last row and column are those without a partner.
+        counts: (T + 1, T + 1) int64, rows true, columns predicted.
+    """
+
+    names: Sequence[str]
+    counts: np.ndarray
+
+
+@dataclass(frozen=True)
+class SizeCurve:
+    """PQ by size of nuclei.
+
+    Attributes:
+        edges: (B + 1,) areas in pixels that bound the bins.
+        pq: (B,) PQ of the nuclei in each, nan where there is none.
+        counts: (B,) int64 true nuclei in each.
+    """
+
+    edges: np.ndarray
+    pq: np.ndarray
+    counts: np.ndarray
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image with truth and prediction side by side.
+
+    Attributes:
+        name: of the image.
+        score: its PQ.
+        true: (h, w, 3) uint8 RGB, with the true nuclei outlined.
+        predicted: the same place with the predicted ones.
+    """
+
+    name: str
+    score: float
+    true: np.ndarray
+    predicted: np.ndarray
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a page shows; what is empty or None is left out.
+
+    Attributes:
+        title: of the page.
+        facts: where it comes from: data, predictions, settings, version; by name.
+        groups: the summary.
+        images: scores of each image.
+        confusion: of types.
+        sizes: PQ by size.
+        counts: (N, 2) int64 true and predicted nuclei of each image of ``images``.
+        best: examples, the best first.
+        worst: examples, the worst first.
+        remarks: what a reader has to know: pairs that are missing, images that failed.
+    """
+
+    title: str
+    facts: Mapping[str, str]
+    groups: Sequence[ScoreGroup]
+    images: ImageTable
+    confusion: Confusion | None = None
+    sizes: SizeCurve | None = None
+    counts: np.ndarray | None = None
+    best: Sequence[Example] = ()
+    worst: Sequence[Example] = ()
+    remarks: Sequence[str] = field(default_factory=tuple)
