@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 
 from config.checks import MISSING, check_choice, check_not_negative, check_positive
 from config.evaluation import EvaluateSettings
+from config.conversion import ConvertSettings
 from config.inference import InferSettings
 from config.stain import NormalizeSettings, StainSettings
 from config.tuning import TuneSettings
 
 __all__ = [
     "AugmentationSettings",
+    "ConvertSettings",
     "DataSettings",
     "EvaluateSettings",
     "ExtractSettings",

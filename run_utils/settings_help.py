@@ -18,6 +18,7 @@ SETTINGS = {
     "evaluate": schema.EvaluateSettings,
     "tune": schema.TuneSettings,
     "normalize": schema.NormalizeSettings,
+    "convert": schema.ConvertSettings,
 }
 WIDTH = 112
 INDENT = 34

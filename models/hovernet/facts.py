@@ -17,8 +17,10 @@ class ModelFacts:
             its file does not name them.
         mpp: µm/px that the network was trained at; None where unknown.
         notes: further plain data, such as training settings, scores and licence.
+        digest: SHA-256 of the weights as the file held them; None where it does not say.
     """
 
     types: tuple[NucleusType, ...] | None = None
     mpp: float | None = None
     notes: dict[str, Any] = field(default_factory=dict)
+    digest: str | None = None
