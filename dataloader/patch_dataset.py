@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from dataloader.augment import Geometry, GeometrySettings, crop_centre
 from dataloader.memory import keep_freed_memory
+from dataloader.npy_patches import NpyPatches, Patches
 from dataloader.patches import PatchStore
 from dataloader.stain import StainStatistics
 
@@ -35,14 +36,14 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
 
     def __init__(
         self,
-        stores: PatchStore | Sequence[PatchStore],
+        stores: Patches | Sequence[Patches],
         input_size: int,
         *,
         augment: GeometrySettings | None = None,
         seed: int = 0,
         split_pieces: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
-        self.stores = [stores] if isinstance(stores, PatchStore) else list(stores)
+        self.stores = [stores] if isinstance(stores, (PatchStore, NpyPatches)) else list(stores)
         _check_stores(self.stores, input_size)
         self.input_size = input_size
         self.seed = seed
@@ -145,7 +146,7 @@ class EpochSampler(Sampler[int]):
         return iter((self.epoch * self.num_patches + mine[self.start :]).tolist())
 
 
-def _check_stores(stores: Sequence[PatchStore], input_size: int) -> None:
+def _check_stores(stores: Sequence[Patches], input_size: int) -> None:
     if not stores:
         raise ValueError("stores is empty; give at least one patch store")
     first = stores[0]

@@ -13,6 +13,7 @@ import torch
 from config.schema import AugmentationSettings, InferSettings, ModelSettings, TrainingRun
 from dataloader.augment import GeometrySettings
 from dataloader.colour import ColourAugment
+from dataloader.npy_patches import PUBLISHED_MPP, NpyPatches, Patches
 from dataloader.patch_dataset import PatchDataset
 from dataloader.patches import PatchStore
 from dataloader.stain import HedJitter, Normalizer
@@ -194,18 +195,22 @@ def _check_class_weights(weights: Sequence[float], types: tuple[NucleusType, ...
         raise ValueError(f"train.class_weights={list(weights)} must hold one weight for each type: {names}")
 
 
-def open_store(run: TrainingRun, name: str) -> PatchStore:
-    """Open a patch store of the run's data set."""
-    path = Path(run.data.patches) / f"{name}.zarr"
-    if not path.is_dir():
-        raise FileNotFoundError(
-            f"no patches at {path}: run extract_patches.py data={run.data.adapter} data.root=… "
-            f"data.patches={run.data.patches} first, or set data.patches"
-        )
-    return PatchStore(path)
+def open_store(run: TrainingRun, name: str) -> Patches:
+    """Open a patch store of the run's data set, or a folder of the published code's `.npy` patches."""
+    folder = Path(run.data.patches)
+    path = folder / f"{name}.zarr"
+    if path.is_dir():
+        return PatchStore(path)
+    if (folder / name).is_dir():
+        mpp = run.data.mpp or PUBLISHED_MPP
+        return NpyPatches(folder / name, class_names=run.data.class_names, mpp=mpp)
+    raise FileNotFoundError(
+        f"no patches at {path}: run extract_patches.py data={run.data.adapter} data.root=… "
+        f"data.patches={run.data.patches} first, or set data.patches"
+    )
 
 
-def _build_patches(run: TrainingRun, store: PatchStore, input_size: int) -> PatchDataset:
+def _build_patches(run: TrainingRun, store: Patches, input_size: int) -> PatchDataset:
     geometry = build_geometry(run.augmentation)
     return PatchDataset(store, input_size, augment=geometry, seed=run.seed, split_pieces=split_pieces)
 
@@ -218,7 +223,7 @@ def _build_validator(
     normalizer: Normalizer | None,
 ) -> Validator | None:
     name = run.data.validation_store
-    if not (Path(run.data.patches) / f"{name}.zarr").is_dir():
+    if not any((Path(run.data.patches) / folder).is_dir() for folder in (f"{name}.zarr", name)):
         logger.warning("no %s.zarr in %s: training goes on without validation", name, run.data.patches)
         return None
     store = open_store(run, name)

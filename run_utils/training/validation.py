@@ -13,7 +13,7 @@ import torch
 
 from dataloader.annotations.base import AnnotatedImage
 from dataloader.grid import Box
-from dataloader.patches import PatchStore
+from dataloader.npy_patches import Patches
 from metrics.detection import TypedDetections
 from metrics.report import mean_scores
 from models.hovernet.channels import HORIZONTAL, VERTICAL
@@ -46,7 +46,7 @@ class ValidationReport:
 
 
 class Validator:
-    """Scores a network on the whole images of a patch store.
+    """Scores a network on the whole images of a patch store, or on lone patches.
 
     Args:
         store: the validation images, read once and kept.
@@ -60,7 +60,7 @@ class Validator:
 
     def __init__(
         self,
-        store: PatchStore,
+        store: Patches,
         types: Sequence[NucleusType] | None,
         *,
         device: torch.device,
