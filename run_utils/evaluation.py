@@ -202,10 +202,13 @@ def _open_sides(
 def _without_mixed_types(run: _Run) -> _Run:
     """List the images without types as failures where others have them: scores per type would leave them out."""
     if any(image.detections is not None for image in run.images.values()):
-        for name in [name for name, image in run.images.items() if image.detections is None]:
+        untyped = [(name, image) for name, image in run.images.items() if image.detections is None]
+        for name, image in untyped:
             del run.images[name]
-            error = ValueError("holds no types, and other images do; evaluate it with mode=instance")
-            run.failed[name] = _note_failure(name, error)
+            reason = (
+                f"{image.untyped_source} holds no types, as other images do; evaluate it with mode=instance"
+            )
+            run.failed[name] = _note_failure(name, ValueError(reason))
     return run
 
 

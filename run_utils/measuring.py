@@ -61,6 +61,7 @@ class MeasuredImage:
         detections: types of the nuclei paired by centroid.
         num_nuclei: of the truth and of the prediction.
         tissue: "" where unknown.
+        untyped_source: a file of the image that holds no types; "" where both do.
     """
 
     scores: dict[str, float] | None
@@ -68,6 +69,7 @@ class MeasuredImage:
     detections: TypedDetections | None
     num_nuclei: tuple[int, int]
     tissue: str = ""
+    untyped_source: str = ""
 
 
 def measure_image(
@@ -90,13 +92,12 @@ def measure_image(
     if not has_shapes and mode == "instance":
         side = predicted if true.has_pixels else true
         raise ValueError(f"{side.source} holds points without shapes; evaluate it with mode=type")
-    has_types = true.types is not None and predicted.types is not None
-    if not has_types and (mode == "type" or not has_shapes):
-        side = predicted if true.types is not None else true
+    untyped = [side.source for side in (true, predicted) if side.types is None]
+    if untyped and (mode == "type" or not has_shapes):
         raise ValueError(
-            f"{side.source} holds no types (inst_type or type_map); evaluate it with mode=instance"
+            f"{untyped[0]} holds no types (inst_type or type_map); evaluate it with mode=instance"
         )
-    types = _types(true, predicted, scheme) if has_types and mode != "instance" else None
+    types = _types(true, predicted, scheme) if not untyped and mode != "instance" else None
     overlap = Overlap.of(*label_maps_of(true, predicted)) if has_shapes else None
     detections = None
     if types is not None:
@@ -109,6 +110,7 @@ def measure_image(
         detections=detections,
         num_nuclei=_count(overlap, types),
         tissue=true.tissue,
+        untyped_source=untyped[0] if untyped else "",
     )
 
 

@@ -1,0 +1,302 @@
+"""Every statistic of a run, two runs beside each other, and what is done about bad input."""
+
+import csv
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+from config.schema import EvaluateSettings
+from run_utils.evaluation import Pooling, TypeScheme, evaluate, evaluate_settings
+from run_utils.outputs import write_output
+from tests.annotated import make_annotated, write_consep
+from tests.results import ellipses, make_result
+
+TRUE = np.array([[1, 1, 0, 0], [1, 1, 0, 2], [0, 0, 0, 2], [3, 0, 0, 2]], dtype=np.int32)
+PREDICTED = np.array([[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 2, 2], [0, 0, 2, 2]], dtype=np.int32)
+EMPTY = np.zeros_like(TRUE)
+SCHEME = TypeScheme(["background", "round", "long"])
+FEW = Pooling(num_resamples=50)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for name in ("true", "predicted", "other"):
+        (tmp_path / name).mkdir()
+    return tmp_path / "true", tmp_path / "predicted", tmp_path / "other"
+
+
+def save(folder, name, label_map, types=None, **arrays):
+    if types is not None:
+        arrays["inst_type"] = np.array(types).reshape(-1, 1)
+    savemat(folder / f"{name}.mat", {"inst_map": label_map, **arrays})
+
+
+def values(rows):
+    return {(row.score, row.group): row.value for row in rows}
+
+
+def test_every_statistic_of_a_hand_made_image(folders):
+    """Nucleus 1 matches with IoU 3/4; 2 meets the predicted 2, of its type, with IoU 2/5; 3, of type 1, is missed."""
+    save(folders[0], "a", TRUE, [1, 2, 1])
+    save(folders[1], "a", PREDICTED, [1, 2])
+    report = evaluate(*folders[:2], mode="all", types=SCHEME)
+    expected = {
+        ("DICE1", ""): 2 * 5 / 15,
+        ("DICE2", ""): 2 * 5 / 14,
+        ("AJI", ""): 5 / 10,
+        ("AJI+", ""): 5 / 10,
+        ("DQ", ""): 2 / 5,
+        ("SQ", ""): 3 / 4,
+        ("PQ", ""): 2 / 5 * 3 / 4,
+        **{(f"F1@{iou}", ""): 2 / 5 for iou in (0.5, 0.6, 0.7)},
+        **{(f"F1@{iou}", ""): 0 for iou in (0.8, 0.9)},
+        ("F1@mean", ""): 3 * (2 / 5) / 5,
+        ("F_d", ""): 4 / 5,
+        ("accuracy", ""): 1,
+        ("F_c", "round"): 2 / 3,
+        ("F_c", "long"): 1,
+        ("R2", ""): math.nan,
+        ("R2", "round"): math.nan,
+        ("R2", "long"): math.nan,
+        ("mPQ+", ""): 1 / 4,
+        ("PQ+", "round"): (3 / 4) / (1 + 1 / 2),
+        ("PQ+", "long"): 0,
+        ("count_bias", ""): -1,
+        ("count_bias", "round"): -1,
+        ("count_bias", "long"): 0,
+        ("area_bias", ""): -1,
+        ("area_bias", "round"): -1,
+        ("area_bias", "long"): math.nan,
+    }
+    for suffix in ("", "_strict"):
+        expected |= {
+            (f"mPQ{suffix}", ""): 1 / 4,
+            (f"bPQ{suffix}", ""): (3 / 4) / (1 + 1 / 2 + 2 / 2),
+            (f"PQ{suffix}", "round"): (3 / 4) / (1 + 1 / 2),
+            (f"PQ{suffix}", "long"): 0,
+        }
+    found = {key: value for key, value in values(report.scores).items() if "limit" not in key[0]}
+    assert found == pytest.approx(expected, nan_ok=True)
+    assert report.confusion == [[0] * 5, [0, 1, 0, 0, 1], [0, 0, 1, 0, 0], [0] * 5, [0] * 5]
+    assert report.counts == {"a": ([3, 2, 1], [2, 1, 1])}
+    assert report.exit_status == 0
+
+
+def test_the_table_keeps_the_published_scores_first_and_in_order(folders):
+    for folder in folders:
+        save(folder, "a", TRUE, [1, 2, 1])
+    published = ["DICE1", "DICE2", "AJI", "AJI+", "DQ", "SQ", "PQ"]
+    assert list(evaluate(*folders[:2]).overall)[:7] == published
+    typed = ["F_d", "accuracy", "F_round", "F_long"]
+    assert list(evaluate(*folders[:2], mode="type", types=SCHEME).overall) == typed
+    both = list(evaluate(*folders[:2], mode="all", types=SCHEME).overall)
+    assert (both[:7], both[-4:]) == (published, typed)
+
+
+def test_all_that_files_without_types_allow_is_instance(folders):
+    for folder in folders:
+        save(folder, "a", TRUE)
+    report = evaluate(*folders[:2], mode="all", pooling=FEW)
+    assert report.overall["PQ"] == 1
+    assert {row.section for row in report.scores} == {"instance", "panoptic", "agreement"}
+    assert report.confusion == []
+
+
+def test_tables_are_written_as_csv_and_json(folders):
+    for name in ("a", "b", "c"):
+        save(folders[0], name, TRUE, [1, 2, 1])
+    for name, label_map in (("a", PREDICTED), ("b", TRUE), ("c", EMPTY)):
+        save(folders[1], name, label_map, np.ones(label_map.max()))
+    report = evaluate(*folders[:2], mode="all", types=SCHEME, pooling=FEW)
+    with (folders[1] / "scores.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["score"] for row in rows] == [row.score for row in report.scores]
+    pq = next(row for row in rows if row["score"] == "PQ" and not row["group"])
+    assert float(pq["value"]) == pytest.approx((0.3 + 1 + 0) / 3)
+    assert 0 <= float(pq["low"]) < float(pq["value"]) < float(pq["high"]) <= 1
+    with (folders[1] / "confusion.csv").open(newline="") as file:
+        table = list(csv.reader(file))
+    assert table[0][1:] == ["background", "round", "long", "unlabelled", "unpaired"]
+    assert [row[0] for row in table[1:]] == table[0][1:]
+    document = json.loads((folders[1] / "stats.json").read_text())
+    assert document["scores"][0].keys() == {"section", "score", "group", "value", "low", "high"}
+    assert document["counts"]["a"] == {"true": [3, 2, 1], "predicted": [2, 2, 0]}
+    assert "95 % interval" in report.scores_table
+
+
+def test_results_beside_the_predictions_are_not_taken_for_predictions(folders):
+    write_output(make_result(ellipses()), folders[1], "json")
+    save(folders[0], "tile 1", ellipses())
+    where = folders[1] / "json"
+    assert evaluate(folders[0], where).exit_status == 0
+    assert evaluate(folders[0], where).exit_status == 0
+
+
+@pytest.mark.parametrize("name", ["json", "geojson", "qupath", "parquet", "store", "mat"])
+def test_predictions_of_every_output_score_one_against_themselves(folders, name):
+    result = make_result(ellipses())
+    nuclei = result.whole_nuclei()
+    save(folders[0], "tile 1", result.whole_label_map(), nuclei.types)
+    write_output(result, folders[1], name)
+    report = evaluate(*folders[:2], mode="all")
+    assert set(report.overall.values()) == {1}
+    assert values(report.scores)["mPQ+", ""] == 1
+
+
+def test_tissues_come_from_a_file_and_every_image_needs_one(folders, tmp_path):
+    for name, label_map in (("a", TRUE), ("b", TRUE), ("c", PREDICTED)):
+        save(folders[0], name, TRUE)
+        save(folders[1], name, label_map)
+    (tmp_path / "tissues.csv").write_text("name,tissue\na,skin\nb,skin\nc,lung\n")
+    settings = {
+        "true": str(folders[0]),
+        "predicted": str(folders[1]),
+        "tissues": str(tmp_path / "tissues.csv"),
+    }
+    found = values(evaluate_settings(EvaluateSettings(**settings)).scores)
+    assert found["bPQ", "skin"] == 1
+    assert found["bPQ", "lung"] == pytest.approx(0.3)
+    assert found["bPQ", ""] == pytest.approx((1 + 0.3) / 2)
+    (tmp_path / "tissues.csv").write_text("a,skin\nb,skin\n")
+    with pytest.raises(ValueError, match="1 images have no tissue: c"):
+        evaluate_settings(EvaluateSettings(**settings))
+
+
+def test_the_truth_may_be_a_published_data_set(tmp_path):
+    images = [make_annotated(f"test_{number}", seed=number) for number in (1, 2)]
+    write_consep(tmp_path, "Test", images)
+    (tmp_path / "run").mkdir()
+    for image in images:
+        save(tmp_path / "run", image.name, image.label_map, type_map=image.type_map)
+    settings = EvaluateSettings(
+        true=str(tmp_path),
+        adapter="consep",
+        split="Test",
+        predicted=str(tmp_path / "run"),
+        mode="all",
+        resamples=0,
+    )
+    report = evaluate_settings(settings)
+    assert list(report.images) == ["test_1", "test_2"]
+    assert report.type_names[1] == "miscellaneous"
+    assert (report.overall["PQ"], report.overall["F_d"], report.overall["accuracy"]) == (1, 1, 1)
+
+
+def test_two_runs_are_compared_on_the_images_of_both(folders):
+    for name in ("a", "b", "c"):
+        save(folders[0], name, TRUE, [1, 2, 1])
+        save(folders[1], name, TRUE, [1, 2, 1])
+    for name in ("a", "b"):
+        save(folders[2], name, PREDICTED, [1, 2])
+    report = evaluate(*folders[:2], mode="all", types=SCHEME, against=folders[2], pooling=FEW)
+    comparison = report.comparison
+    assert (comparison.images, comparison.left_out) == (["a", "b"], ["c"])
+    differences = {(row.score, row.group): row for row in comparison.differences}
+    assert differences["PQ", ""][3:] == pytest.approx((1 - 0.3,) * 3)  # the same for every image: no doubt
+    assert differences["F_d", ""].value == pytest.approx(1 - 4 / 5)
+    assert differences["count_bias", ""].value == 1
+    assert (folders[1] / "differences.csv").is_file()
+    assert f"less {folders[2]}, on 2 images of both" in report.scores_table
+    assert json.loads((folders[1] / "stats.json").read_text())["comparison"]["left_out"] == ["c"]
+
+
+def test_a_run_less_itself_is_zero(folders):
+    for name, label_map in (("a", PREDICTED), ("b", TRUE)):
+        save(folders[0], name, TRUE, [1, 2, 1])
+        save(folders[1], name, label_map, np.ones(label_map.max()))
+    comparison = evaluate(*folders[:2], mode="all", against=folders[1], pooling=FEW).comparison
+    for row in comparison.differences:
+        assert math.isnan(row.value) or (row.value, row.low, row.high) == (0, 0, 0)
+
+
+def test_runs_without_a_common_image_are_not_compared(folders):
+    save(folders[0], "a", TRUE)
+    save(folders[0], "b", TRUE)
+    save(folders[1], "a", TRUE)
+    save(folders[2], "b", TRUE)
+    with pytest.raises(ValueError, match="has no image of the predictions"):
+        evaluate(*folders[:2], against=folders[2])
+
+
+BAD = {
+    "sizes that differ": (
+        {"label_map": TRUE[:3]},
+        r"bad.mat: true label map \(4, 4\) .* differ in shape; .*crop",
+    ),
+    "an id that the table lacks": (
+        {"label_map": TRUE, "types": [1], "inst_uid": [2]},
+        r"bad.mat: 2 of 3 ids .* such as 1; add",
+    ),
+    "a negative id": (
+        {"label_map": -TRUE, "types": [1, 2, 1]},
+        r"bad.mat: the label map holds id -3; .* set it to 0",
+    ),
+    "a float label map": (
+        {"label_map": TRUE / 2, "types": [1, 2, 1]},
+        r"bad.mat: inst_map is float64 .*; store ids",
+    ),
+    "a type beyond the list": (
+        {"label_map": TRUE, "types": [1, 2, 9]},
+        r"bad.mat: type 9 has no name .*; name every",
+    ),
+    "fewer types than nuclei": (
+        {"label_map": TRUE, "types": [1, 2]},
+        r"bad.mat lists 2 types for 3 nuclei; store",
+    ),
+    "no types": ({"label_map": TRUE}, r"bad.mat holds no types, as other images do; evaluate"),
+}
+
+
+@pytest.mark.parametrize("side", [0, 1], ids=["true", "predicted"])
+@pytest.mark.parametrize(("arrays", "complaint"), BAD.values(), ids=BAD.keys())
+def test_bad_input_is_one_line_of_file_value_and_remedy_and_the_rest_goes_on(
+    folders, arrays, complaint, side
+):
+    for folder in folders[:2]:
+        save(folder, "good", TRUE, [1, 2, 1])
+    save(folders[1 - side], "bad", TRUE, [1, 2, 1])
+    save(folders[side], "bad", **arrays)
+    report = evaluate(*folders[:2], mode="all", types=SCHEME, pooling=FEW)
+    assert list(report.images) == ["good"]
+    assert report.overall["PQ"] == 1
+    assert report.exit_status == 1
+    reason = report.failed["bad"]
+    if complaint.startswith("bad.mat: true label map") and side == 0:
+        complaint = complaint.replace("(4, 4\\)", "(3, 4\\)")
+    assert re.search(complaint, reason), reason
+    assert "\n" not in reason
+
+
+def test_images_of_which_one_side_is_empty_score_zero_and_are_named(folders, caplog):
+    save(folders[0], "a", TRUE, [1, 2, 1])
+    save(folders[1], "a", EMPTY, [])
+    report = evaluate(*folders[:2], mode="all", types=SCHEME)
+    assert report.exit_status == 0
+    assert report.left_out == []
+    assert {report.overall[name] for name in ("DICE1", "AJI", "AJI+", "PQ", "F_d")} == {0}
+    assert "a: its prediction holds no nuclei, the other side 3: its scores are 0" in caplog.text
+
+
+def test_an_image_that_is_empty_on_both_sides_is_undefined_not_one(folders):
+    for folder in folders[:2]:
+        save(folder, "a", EMPTY, [])
+        save(folder, "b", TRUE, [1, 2, 1])
+    report = evaluate(*folders[:2], mode="all", types=SCHEME, pooling=FEW)
+    assert report.left_out == ["a"]
+    assert math.isnan(report.images["a"]["PQ"])
+    assert values(report.scores)["PQ", ""] == 1
+
+
+def test_files_without_a_partner_are_listed_with_a_remedy(folders):
+    for folder in folders[:2]:
+        save(folder, "both", TRUE)
+    save(folders[0], "only_true", TRUE)
+    save(folders[1], "only_predicted", TRUE)
+    report = evaluate(*folders[:2])
+    assert "1 without a prediction: only_true; predict them" in report.table
+    assert "1 without a truth: only_predicted; leave them out" in report.table
+    assert report.exit_status == 1
