@@ -16,6 +16,7 @@ SETTINGS = {
     "train": schema.TrainingRun,
     "infer": schema.InferSettings,
     "evaluate": schema.EvaluateSettings,
+    "check": schema.CheckSettings,
     "tune": schema.TuneSettings,
     "normalize": schema.NormalizeSettings,
     "convert": schema.ConvertSettings,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -31,6 +32,18 @@ class AnnotatedImage:
     label_map: np.ndarray
     type_map: np.ndarray | None = None
     tissue: str = ""
+
+
+class IncompleteSplitError(FileNotFoundError):
+    """Images of a split lack their labels.
+
+    Attributes:
+        names: of all images of the split, with and without labels; ``read`` tells which lack them.
+    """
+
+    def __init__(self, message: str, names: Sequence[str]) -> None:
+        super().__init__(message)
+        self.names = tuple(names)
 
 
 class AnnotationAdapter(Protocol):

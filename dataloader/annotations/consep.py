@@ -6,7 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from dataloader.annotations.base import AnnotatedImage, read_rgb, renumber, sort_naturally
+from dataloader.annotations.base import (
+    AnnotatedImage,
+    IncompleteSplitError,
+    read_rgb,
+    renumber,
+    sort_naturally,
+)
 from dataloader.annotations.maps import check_map, load_mat
 
 CLASS_NAMES = ("background", "miscellaneous", "inflammatory", "epithelial", "spindle-shaped")
@@ -56,12 +62,15 @@ class ConsepAdapter:
         if not folder.is_dir():
             found = ", ".join(self.list_splits()) or "none"
             raise FileNotFoundError(f"{folder}: no such folder; splits found: {found}")
-        names = [path.stem for path in folder.glob("*.png")]
+        names = self._list_images(split)
         if not names:
             raise FileNotFoundError(f"{folder}: no .png image; give the folder of CoNSeP as it was published")
         for name in names:
-            self._find_labels(split, name)
-        return sort_naturally(names)
+            try:
+                self._find_labels(split, name)
+            except FileNotFoundError as error:
+                raise IncompleteSplitError(str(error), names) from error
+        return names
 
     def read(self, split: str, name: str) -> AnnotatedImage:
         """Read one image, its nuclei renumbered to 1..K and its types merged to ``class_names``.
@@ -81,6 +90,9 @@ class ConsepAdapter:
         type_map = self._merge_types(split, labels_path, maps["type_map"])
         return AnnotatedImage(name, image, renumber(maps["inst_map"]), type_map)
 
+    def _list_images(self, split: str) -> list[str]:
+        return sort_naturally([path.stem for path in (self.root / split / "Images").glob("*.png")])
+
     def _find_labels(self, split: str, name: str) -> Path:
         path = self.root / split / "Labels" / f"{name}.mat"
         if not path.is_file():
@@ -90,7 +102,8 @@ class ConsepAdapter:
         return path
 
     def _merge_types(self, split: str, path: Path, type_map: np.ndarray) -> np.ndarray:
-        is_raw = self._is_raw(split)
+        is_beyond = bool(type_map.max(initial=0) >= len(MERGED_TYPE))  # of either list: tells neither
+        is_raw = self._is_raw(split) or (self._types == "auto" and is_beyond)
         kind, largest = ("raw", len(MERGED_TYPE) - 1) if is_raw else ("merged", len(CLASS_NAMES) - 1)
         if type_map.max(initial=0) > largest:
             raise ValueError(
@@ -104,11 +117,16 @@ class ConsepAdapter:
         if self._types != "auto":
             return self._types == "raw"
         if split not in self._split_is_raw:
-            paths = [self._find_labels(split, name) for name in self.list_names(split)]
-            self._split_is_raw[split] = max(_find_largest_type(path) for path in paths) >= len(CLASS_NAMES)
+            labels = self.root / split / "Labels"
+            largest = [_find_largest_type(labels / f"{name}.mat") for name in self._list_images(split)]
+            self._split_is_raw[split] = any(len(CLASS_NAMES) <= value < len(MERGED_TYPE) for value in largest)
         return self._split_is_raw[split]
 
 
 def _find_largest_type(path: Path) -> int:
-    type_map = check_map(f"{path}: type_map", load_mat(path, ("type_map",))["type_map"])
+    """Return the largest type of a file; 0 for one that cannot be read, of which reading its image will tell."""
+    try:
+        type_map = check_map(f"{path}: type_map", load_mat(path, ("type_map",))["type_map"])
+    except (OSError, ValueError):
+        return 0
     return int(type_map.max(initial=0))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataloader.annotations.base import sort_naturally
+from dataloader.annotations.base import IncompleteSplitError, sort_naturally
 
 ALL = "All"  # the split of a data set without any
 
@@ -60,9 +60,13 @@ class PairIndex:
         Raises:
             FileNotFoundError: for a split that is not there, or an image without labels.
         """
+        names = sort_naturally(list(self._of(split)))
         for pair in self._of(split).values():
-            _check_labels(pair)
-        return sort_naturally(list(self._of(split)))
+            try:
+                _check_labels(pair)
+            except FileNotFoundError as error:
+                raise IncompleteSplitError(str(error), names) from error
+        return names
 
     def find(self, split: str, name: str) -> Pair:
         """Return the files of an image.

@@ -105,11 +105,11 @@ def draw_contact_sheet(
     _check(images, targets, type_names, type_colours)
     headings = [name.capitalize() for name, _ in before]
     headings += ["As the network sees it", "Nuclei", "Horizontal map", "Vertical map"]
-    legend = [_swatch_key("output area", FRAME), _scale_key()]
+    legend = [swatch_key("output area", FRAME), _scale_key()]
     if targets.types is not None:
         headings.append("Types")
         legend += [
-            _swatch_key(name, colour)
+            swatch_key(name, colour)
             for name, colour in zip(type_names[BACKGROUND + 1 :], type_colours[BACKGROUND + 1 :], strict=True)
         ]
     rows = [
@@ -141,9 +141,9 @@ def stack_panels(
     pitch_y, pitch_x = shape[0] + GAP, shape[1] + GAP
     legend_lines = _break_lines(legend, len(headings) * pitch_x - GAP)
     legend_top = LINE_HEIGHT + len(rows) * pitch_y + GAP
-    sheet = _blank(legend_top + len(legend_lines) * LINE_HEIGHT, GAP + len(headings) * pitch_x)
+    sheet = blank_sheet(legend_top + len(legend_lines) * LINE_HEIGHT, GAP + len(headings) * pitch_x)
     for column, heading in enumerate(headings):
-        _write(sheet, heading, (0, GAP + column * pitch_x))
+        write_words(sheet, heading, (0, GAP + column * pitch_x))
     for index, row in enumerate(rows):
         for column, panel in enumerate(row):
             place = (LINE_HEIGHT + index * pitch_y, GAP + column * pitch_x)
@@ -277,32 +277,36 @@ def _scale_key() -> np.ndarray:
     """Draw the key to HV colours: a scale with its ends named."""
     scale = hv_to_rgb(np.tile(np.linspace(-1, 1, SCALE_WIDTH, dtype=np.float32), (LINE_HEIGHT - GAP, 1)))
     low, high = _text("HV  -1"), _text("+1")
-    key = _blank(LINE_HEIGHT, low.shape[1] + SCALE_WIDTH + high.shape[1] + 2 * GAP)
+    key = blank_sheet(LINE_HEIGHT, low.shape[1] + SCALE_WIDTH + high.shape[1] + 2 * GAP)
     _paste(key, low, (0, 0))
     _paste(key, scale, (GAP // 2, low.shape[1] + GAP))
     _paste(key, high, (0, low.shape[1] + SCALE_WIDTH + 2 * GAP))
     return key
 
 
-def _swatch_key(name: str, colour: Colour) -> np.ndarray:
+def swatch_key(name: str, colour: Colour) -> np.ndarray:
     """Draw a legend's key: a square in the colour, and its name."""
     text, side = _text(name), LINE_HEIGHT - GAP
-    key = _blank(LINE_HEIGHT, side + GAP + text.shape[1])
+    key = blank_sheet(LINE_HEIGHT, side + GAP + text.shape[1])
     key[GAP // 2 : GAP // 2 + side, :side] = colour
     _paste(key, text, (0, side + GAP))
     return key
 
 
+def measure_words(words: str) -> int:
+    """Return how many pixels wide words are."""
+    return int(cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, FONT_SCALE, 1)[0][0])
+
+
 def _text(words: str) -> np.ndarray:
     """Draw words on a strip of paper, (LINE_HEIGHT, W, 3) uint8."""
-    (width, _), _ = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, FONT_SCALE, 1)
-    strip = _blank(LINE_HEIGHT, width)
-    _write(strip, words, (0, 0))
+    strip = blank_sheet(LINE_HEIGHT, measure_words(words))
+    write_words(strip, words, (0, 0))
     return strip
 
 
-def _write(sheet: np.ndarray, words: str, top_left: tuple[int, int]) -> None:
-    """Write words on the sheet, in place, in a line that starts at ``top_left`` (row, column)."""
+def write_words(sheet: np.ndarray, words: str, top_left: tuple[int, int]) -> None:
+    """Write words on the sheet, in place, in a line of LINE_HEIGHT that starts at ``top_left`` (row, column)."""
     baseline = top_left[0] + LINE_HEIGHT - GAP
     cv2.putText(
         sheet, words, (top_left[1], baseline), cv2.FONT_HERSHEY_SIMPLEX, FONT_SCALE, INK, 1, cv2.LINE_AA
@@ -329,5 +333,6 @@ def _paste(sheet: np.ndarray, panel: np.ndarray, top_left: tuple[int, int]) -> N
     space[:] = panel[: space.shape[0], : space.shape[1]]
 
 
-def _blank(height: int, width: int) -> np.ndarray:
+def blank_sheet(height: int, width: int) -> np.ndarray:
+    """Return (height, width, 3) uint8 of the paper's colour."""
     return np.full((height, width, 3), PAPER, dtype=np.uint8)
