@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import sparse
+
+CELLS_PER_PIXEL = 16  # of the table, up to which counting all of it is faster than sorting the pixels
 
 
 @dataclass(frozen=True)
@@ -53,20 +54,18 @@ class Overlap:
         true_ids, true_areas, true_places = _count_nuclei(true)
         predicted_ids, predicted_areas, predicted_places = _count_nuclei(predicted)
         shared = (true_places >= 0) & (predicted_places >= 0)
-        hits = sparse.coo_array(
-            (np.ones(np.count_nonzero(shared), np.int64), (true_places[shared], predicted_places[shared])),
-            shape=(max(len(true_ids), 1), max(len(predicted_ids), 1)),
+        pairs, intersections = _count_pairs(
+            true_places[shared], predicted_places[shared], (len(true_ids), len(predicted_ids))
         )
-        table = hits.tocsr()
-        table.sort_indices()
+        rows, columns = np.divmod(pairs, max(len(predicted_ids), 1))
         return Overlap(
             true_ids=true_ids,
             predicted_ids=predicted_ids,
             true_areas=true_areas,
             predicted_areas=predicted_areas,
-            rows=np.repeat(np.arange(table.shape[0]), np.diff(table.indptr)),
-            columns=table.indices.astype(np.int64),
-            intersections=table.data,
+            rows=rows,
+            columns=columns,
+            intersections=intersections,
         )
 
     @property
@@ -110,6 +109,20 @@ def _checked(label_map: np.ndarray, name: str) -> np.ndarray:
             f"{name} label map holds id {label_map.max()}; ids must fit int64: renumber the nuclei"
         )
     return label_map.astype(np.int64, copy=False)
+
+
+def _count_pairs(
+    rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which places of a table of ``shape`` pixels fall into, ascending and flat, and how many into each."""
+    places = rows * shape[1] + columns
+    if shape[0] * shape[1] > CELLS_PER_PIXEL * len(
+        places
+    ):  # counting every cell would need memory for empty ones
+        return np.unique(places, return_counts=True)
+    counts = np.bincount(places)
+    pairs = np.flatnonzero(counts)
+    return pairs, counts[pairs]
 
 
 def _count_nuclei(label_map: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
