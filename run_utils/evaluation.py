@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from config.evaluation import MODES
 from config.schema import EvaluateSettings
 from dataloader.annotations import AnnotationAdapter, open_annotations
 from metrics.detection import RADIUS, DetectionScores, TypedDetections, detection_scores
@@ -20,7 +21,7 @@ from metrics.report import Scores, mean_scores
 from run_utils.evaluation_report import Comparison, EvaluationReport, align_rows
 from run_utils.image_nuclei import ImageNuclei
 from run_utils.label_files import typed_centroids
-from run_utils.measuring import MODES, MeasuredImage, TypeScheme, match_types, measure_image, score_pair
+from run_utils.measuring import MeasuredImage, TypeScheme, match_types, measure_image, score_pair
 from run_utils.nuclei_files import find_nuclei_files, image_name, read_nuclei, read_tissues
 from run_utils.summary import Pooling, compare, count_confusions, image_counts, summarise
 
@@ -200,15 +201,20 @@ def _open_sides(
 
 
 def _without_mixed_types(run: _Run) -> _Run:
-    """List the images without types as failures where others have them: scores per type would leave them out."""
-    if any(image.detections is not None for image in run.images.values()):
-        untyped = [(name, image) for name, image in run.images.items() if image.detections is None]
-        for name, image in untyped:
-            del run.images[name]
-            reason = (
-                f"{image.untyped_source} holds no types, as other images do; evaluate it with mode=instance"
-            )
-            run.failed[name] = _note_failure(name, ValueError(reason))
+    """List the images without types as failures where others have them: scores per type would leave them out.
+
+    A file without nuclei has types, but where nothing else has any they are no reason to score types.
+    """
+    typed = {name for name, image in run.images.items() if image.detections is not None}
+    untyped = [name for name in run.images if name not in typed]
+    if untyped and not any(all(run.images[name].num_nuclei) for name in typed):
+        for name in typed:
+            run.images[name] = replace(run.images[name], detections=None)
+        return run
+    for name in untyped if typed else []:
+        source = run.images.pop(name).untyped_source
+        reason = f"{source} holds no types, as other images do; evaluate it with mode=instance"
+        run.failed[name] = _note_failure(name, ValueError(reason))
     return run
 
 

@@ -44,7 +44,11 @@ class ImageNuclei:
 
     @staticmethod
     def of_table(nuclei: Nuclei, source: str) -> ImageNuclei:
-        """Return a table of nuclei, drawn by their contours; types of -1 where it has none."""
+        """Return a table of nuclei, drawn by their contours; an empty one has types, none of them missing.
+
+        Raises:
+            ValueError: for ids that are not above 0 or occur twice, or contours that leave the image.
+        """
         contours = contours_of(nuclei)
         order = np.argsort(nuclei.ids, kind="stable")
         ids = nuclei.ids[order].astype(np.int64)
@@ -54,12 +58,13 @@ class ImageNuclei:
         if low.min() < 0:
             raise ValueError(f"{source}: a contour reaches {low.tolist()} (y, x); none may leave the image")
         height, width = (contours.points.max(axis=0, initial=-1) + 1).tolist()
+        types = nuclei.types if len(ids) else np.zeros(0, np.int64)
         return ImageNuclei(
             source,
             draw=lambda shape: draw_contours(contours, nuclei.ids, shape),
             extent=(height, width),
             ids=ids,
-            types=None if nuclei.types is None else nuclei.types[order].astype(np.int64),
+            types=None if types is None else types[order].astype(np.int64),
             centroids=nuclei.centroids[order],
         )
 

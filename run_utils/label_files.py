@@ -89,6 +89,7 @@ def read_label_file(path: str | Path) -> ImageNuclei:
     (x, y). A type comes from ``inst_type``, else is the commonest type above 0 of the nucleus's pixels in
     ``type_map``, else is -1, unlabelled. Rows of ``inst_type`` belong to the ids in ``inst_uid``; without it
     to the ids 1..N where the label map's highest id is N, or to its ids in ascending order where there are N.
+    A map without nuclei has types: none is missing.
 
     Args:
         path: .mat with ``inst_map``, and with ``inst_type``, ``type_map`` or both, where types are known; .npy (H, W),
@@ -105,7 +106,7 @@ def read_label_file(path: str | Path) -> ImageNuclei:
         ids = np.arange(1, len(listed.types) + 1)
         return ImageNuclei(str(path), ids=ids, types=listed.types, centroids=listed.centroids)
     label_map = _label_map(contents, path)
-    if "inst_type" not in contents and "type_map" not in contents:
+    if "inst_type" not in contents and "type_map" not in contents and label_map.any():
         return ImageNuclei(str(path), label_map)
     type_map = _whole_numbers(contents.get("type_map", np.zeros_like(label_map)), f"{path}: type_map")
     if type_map.shape != label_map.shape:

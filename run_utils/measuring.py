@@ -13,8 +13,6 @@ from metrics.overlap import Overlap
 from metrics.segmentation import aji, aji_plus, dice, dice2, f1_by_iou, panoptic_quality
 from run_utils.image_nuclei import ImageNuclei, label_maps_of, types_of
 
-MODES = ("instance", "type", "all")
-
 
 @dataclass(frozen=True)
 class TypeScheme:

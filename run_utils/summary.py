@@ -27,6 +27,7 @@ from metrics.bootstrap import (
 )
 from metrics.confusion import count_confusion, detection_statistic
 from metrics.panoptic import conic_statistic, count_binary, count_types, find_tissues, pannuke_statistics
+from metrics.sizes import count_sizes, size_edges, size_statistic
 from run_utils.measuring import MeasuredImage
 
 Images = Mapping[str, MeasuredImage]
@@ -52,9 +53,9 @@ class ScoreRow(NamedTuple):
     """A score of the data set, or the difference of two runs' scores.
 
     Attributes:
-        section: instance, detection, panoptic or agreement.
+        section: instance, detection, panoptic, size or agreement.
         score: its name, such as "PQ".
-        group: type or tissue that it is of; "" for all.
+        group: type, tissue or range of sizes that it is of; "" for all.
         value: nan where undefined.
         low: end of the 95 % interval; nan without one.
         high: end of the 95 % interval; nan without one.
@@ -136,6 +137,7 @@ def _sections(images: Images, type_names: Sequence[str], tissue_of: Mapping[str,
         confusions = np.stack([count_confusion(image, len(type_names)) for image in detections])
         sections["detection"] = [detection_statistic(confusions, type_names)]
     sections["panoptic"] = _panoptic(images, type_names, tissue_of)
+    sections["size"] = _sizes(images)
     sections["agreement"] = _agreement(images, type_names)
     return sections
 
@@ -167,6 +169,14 @@ def _typed_panoptic(images: Images, type_names: Sequence[str]) -> np.ndarray | N
         if image.matches is not None and image.detections is not None
     ]
     return np.stack(counts) if counts else None
+
+
+def _sizes(images: Images) -> list[Statistic]:
+    matches = [image.matches for image in images.values() if image.matches is not None]
+    if not matches:
+        return []
+    edges = size_edges(np.concatenate([one.true_areas for one in matches]))
+    return [size_statistic(np.stack([count_sizes(one, edges) for one in matches]), edges)]
 
 
 def _agreement(images: Images, type_names: Sequence[str]) -> list[Statistic]:

@@ -79,7 +79,8 @@ def test_every_statistic_of_a_hand_made_image(folders):
             (f"PQ{suffix}", "round"): (3 / 4) / (1 + 1 / 2),
             (f"PQ{suffix}", "long"): 0,
         }
-    found = {key: value for key, value in values(report.scores).items() if "limit" not in key[0]}
+    rows = [row for row in report.scores if "limit" not in row.score and row.section != "size"]
+    found = values(rows)
     assert found == pytest.approx(expected, nan_ok=True)
     assert report.confusion == [[0] * 5, [0, 1, 0, 0, 1], [0, 0, 1, 0, 0], [0] * 5, [0] * 5]
     assert report.counts == {"a": ([3, 2, 1], [2, 1, 1])}
@@ -102,7 +103,7 @@ def test_all_that_files_without_types_allow_is_instance(folders):
         save(folder, "a", TRUE)
     report = evaluate(*folders[:2], mode="all", pooling=FEW)
     assert report.overall["PQ"] == 1
-    assert {row.section for row in report.scores} == {"instance", "panoptic", "agreement"}
+    assert {row.section for row in report.scores} == {"instance", "panoptic", "size", "agreement"}
     assert report.confusion == []
 
 
@@ -279,6 +280,25 @@ def test_images_of_which_one_side_is_empty_score_zero_and_are_named(folders, cap
     assert report.left_out == []
     assert {report.overall[name] for name in ("DICE1", "AJI", "AJI+", "PQ", "F_d")} == {0}
     assert "a: its prediction holds no nuclei, the other side 3: its scores are 0" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["json", "geojson", "parquet", "store", "mat"])
+def test_an_output_without_nuclei_is_no_output_without_types(folders, name):
+    for stem, label_map in (("full", ellipses()), ("empty", np.zeros_like(ellipses()))):
+        result = make_result(label_map, name=stem)
+        save(folders[0], stem, ellipses(), 2 - np.arange(1, 13) % 2)
+        write_output(result, folders[1], name)
+    report = evaluate(*folders[:2], mode="all")
+    assert report.exit_status == 0
+    assert (report.images["full"]["F_d"], report.images["empty"]["F_d"]) == (1, 0)
+
+
+def test_an_image_without_nuclei_does_not_ask_the_others_for_types(folders):
+    for folder in folders[:2]:
+        save(folder, "a", TRUE)
+        save(folder, "b", EMPTY)
+    report = evaluate(*folders[:2], mode="all", pooling=FEW)
+    assert (report.exit_status, report.overall["PQ"], report.confusion) == (0, 1, [])
 
 
 def test_an_image_that_is_empty_on_both_sides_is_undefined_not_one(folders):
