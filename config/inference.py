@@ -14,7 +14,7 @@ class InferSettings:
     Attributes:
         input: an image or slide, or a folder of them.
         output: folder for the results; each slide's outputs carry its name.
-        checkpoint: ours, or an official HoVer-Net `.tar`.
+        checkpoint: ours (`.pt`, `.safetensors`), or an official HoVer-Net `.tar` or `.npz`.
         outputs: what to write, by name: json, geojson, qupath, parquet, store, label, overlay, thumb, mask; and of
             images that fit into memory mat, npy, picture.
         mpp: µm/px of the input's level 0, where the file does not say it or is wrong; 0 trusts the file.

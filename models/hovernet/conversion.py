@@ -1,4 +1,8 @@
-"""Weights of any project brought to a network of ours, with the account of what found its place."""
+"""Weights of any project brought to a network of ours, with the account of what found its place.
+
+The official PyTorch files keep the state dict under `desc`, TIAToolbox's HoVerNet is the same network by the same
+keys, bare. Its HoVerNet+ has another decoder, for layers of tissue, and is refused.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +85,7 @@ def import_checkpoint(path: str | Path, *, allow_inexact: bool = False) -> Impor
         return Imported(OURS, network, content["state"], dtype=_number_format(content["state"]))
     state = unwrap_state(content)
     if not is_monai(state):
-        return _of_keys(PYTORCH, Mapped(stored_weights(content, path), []), path)
+        return _of_keys(PYTORCH, _from_official(stored_weights(content, path)), path)
     if not allow_inexact:
         raise ValueError(f"{path}: {MONAI_INEXACT}. To take the weights all the same, set allow_inexact=true")
     imported = _of_keys(MONAI, from_monai(state), path)
@@ -120,6 +124,14 @@ def export_checkpoint(imported: Imported, path: Path, facts: Mapping[str, Any]) 
     state = imported.state if network is None else stored_state(network, imported.dtype)
     write_atomically({"desc": state}, path)
     return digest_weights(state)
+
+
+def _from_official(state: Mapping[str, Tensor]) -> Mapped:
+    """Leave out of an encoder what is not its own; whole networks are taken or refused as they are."""
+    if any(key.startswith(DECODER) for key in state):
+        return Mapped(dict(state), [])
+    known = {key: value for key, value in state.items() if key in official_keys()}
+    return Mapped(known, sorted(set(state) - set(known)))
 
 
 def _of_keys(source: str, mapped: Mapped, path: Path) -> Imported:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 SAFETENSORS, NPZ = ".safetensors", ".npz"
 HEADER_KEY = "hovernet"  # of a safetensors file's metadata: our header, as JSON
+TORCH_BEGINNINGS = (b"PK", b"\x80")  # of a zip archive, and of a pickle as older versions wrote it
 UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError)
 
 
@@ -48,6 +49,8 @@ def read_torch(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if not path.read_bytes().startswith(TORCH_BEGINNINGS):
+            raise _unreadable(path, ValueError("not written by torch.save")) from error
         raise ValueError(
             f"{path} holds pickled objects besides tensors and plain data, which could run code when read: "
             "refused; save its state dict alone"

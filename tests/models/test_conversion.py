@@ -82,6 +82,7 @@ def test_tensorflow_weights_give_the_network_they_were_written_from(
     assert len(imported.state) == len(arrays)
     assert "upsample2x.unpool_mat" in imported.added
     assert torch.equal(imported.network.upsample2x.unpool_mat, torch.ones(2, 2))
+    assert_same(load_checkpoint(path), source)
 
 
 def test_an_encoder_in_tensorflow_starts_training_by_way_of_the_official_format(
@@ -94,6 +95,7 @@ def test_an_encoder_in_tensorflow_starts_training_by_way_of_the_official_format(
     with pytest.raises(ValueError, match=r"write a \.tar"):
         export_checkpoint(imported, tmp_path / "encoder.pt", {})
     export_checkpoint(imported, tmp_path / "encoder.tar", {})
+    assert load_weights(HoVerNet("fast"), tmp_path / "ImageNet.npz")  # TensorFlow's file itself starts it too
     target = HoVerNet("fast")
     fresh = load_weights(target, tmp_path / "encoder.tar")
     assert torch.equal(target.d3.shortcut.weight, network.d3.shortcut.weight)
@@ -215,8 +217,12 @@ def test_weights_of_another_network_are_refused_by_name(network: HoVerNet, tmp_p
         import_checkpoint(write_npz(tmp_path / "vgg.npz", {"conv1_1/W": np.zeros((3, 3, 3, 64))}))
     state = dict(network.state_dict())
     torch.save({**state, "decoder.ls.u0.conv.bias": torch.zeros(3)}, tmp_path / "plus.pth")
-    with pytest.raises(ValueError, match=r"decoder\.ls"):
+    with pytest.raises(ValueError, match=r"decoder\.ls") as error:
         import_checkpoint(tmp_path / "plus.pth")
+    assert "\n" not in str(error.value)
+    (tmp_path / "page.pt").write_text("<html>not found</html>")
+    with pytest.raises(ValueError, match="not written by torch.save"):
+        import_checkpoint(tmp_path / "page.pt")
     save_file({"layer1.weight": torch.zeros(3)}, tmp_path / "resnet.safetensors")
     with pytest.raises(ValueError, match="neither one of our checkpoints"):
         import_checkpoint(tmp_path / "resnet.safetensors")
@@ -264,6 +270,7 @@ def test_monai_weights_are_refused_unless_inexact_is_allowed(monai: torch.nn.Mod
     assert imported.network.facts.mpp is None
 
 
+@pytest.mark.slow
 def test_monai_is_equal_up_to_the_first_stride_and_in_its_decoder_blocks_and_apart_at_the_end(
     monai: torch.nn.Module,
 ) -> None:
