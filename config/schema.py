@@ -212,6 +212,12 @@ class TrainSettings:
         ema_decay: decay of the moving average of weights that is validated and saved as best; 0 for none.
         loss_weights: factor of each term of the loss.
         class_weights: weight of each type in nc_ce, background first; empty for none.
+        balance: computes `class_weights` from the pixels of each type in the training store: `inverse` (one over their
+            number), `sqrt` (one over its root), `effective` (one over Cui et al.'s effective number); `none` leaves
+            `class_weights`.
+        sampling: how often patches are drawn: `uniform`, each once an epoch, or `types`, more often those that hold
+            rare types; an epoch is as long in either case.
+        sampling_gamma: of sampling by types: 0 draws all alike, 1 by the rarity of the types alone.
         focal_gamma: focusing exponent of the cross-entropies; 0 for plain ones.
         legacy: reproduce the reference's targets and HV gradient term, its errors included.
         start_from: checkpoint to start from; what does not fit, such as another type head, starts fresh.
@@ -235,6 +241,9 @@ class TrainSettings:
     ema_decay: float = 0.0
     loss_weights: LossWeights = field(default_factory=LossWeights)
     class_weights: list[float] = field(default_factory=list)
+    balance: str = "none"
+    sampling: str = "uniform"
+    sampling_gamma: float = 0.85
     focal_gamma: float = 0.0
     legacy: bool = False
     start_from: str = ""
@@ -264,6 +273,15 @@ class TrainSettings:
             max_steps=self.max_steps,
             focal_gamma=self.focal_gamma,
         )
+        check_choice("train.balance", self.balance, ("none", "inverse", "sqrt", "effective"))
+        check_choice("train.sampling", self.sampling, ("uniform", "types"))
+        if not 0 <= self.sampling_gamma <= 1:
+            raise ValueError(f"train.sampling_gamma={self.sampling_gamma} must lie in 0..1")
+        if self.balance != "none" and self.class_weights:
+            raise ValueError(
+                f"train.balance={self.balance} computes the weights that train.class_weights={self.class_weights} "
+                "gives; drop one of the two"
+            )
         if not 0 <= self.ema_decay < 1:
             raise ValueError(
                 f"train.ema_decay={self.ema_decay} must be at least 0 and below 1, such as 0.999"
@@ -304,7 +322,6 @@ class TrainingRun:
             raise ValueError(
                 "model.decoder_channels=[] leaves no decoder; give channels, such as [48, 64, 128]"
             )
-        if self.train.class_weights and not self.model.has_types:
-            raise ValueError(
-                "train.class_weights weigh types, but model.has_types=false; drop one of the two"
-            )
+        weighs = "train.class_weights" if self.train.class_weights else f"train.balance={self.train.balance}"
+        if (self.train.class_weights or self.train.balance != "none") and not self.model.has_types:
+            raise ValueError(f"{weighs} weighs types, but model.has_types=false; drop one of the two")

@@ -16,6 +16,7 @@ import numpy as np
 from dataloader.annotations.base import AnnotatedImage
 from dataloader.patches import Patch, PatchSettings, PatchStore
 from dataloader.stain import StainStatistics
+from dataloader.type_pixels import count_types
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +116,13 @@ class NpyPatches:
     def source_of(self, index: int) -> int:
         """Return the number, in ``source_names``, of patch ``index``: each patch is its own source."""
         return index
+
+    def type_pixels(self) -> np.ndarray:
+        """Return (P, T) int64 px of each type in each patch, for which all files are read; (P, 0) without types."""
+        if not self.num_types:
+            return np.zeros((len(self), 0), np.int64)
+        maps = (np.asarray(self.read(index).type_map) for index in range(len(self)))
+        return count_types(maps, self.num_types, self._shape[0])
 
     def read_source(self, number: int) -> AnnotatedImage:
         """Return patch ``number`` as an image; where a border was mirrored, so is what validation sees."""

@@ -15,6 +15,8 @@ from dataloader.npy_patches import NpyPatches, Patches
 from dataloader.patches import PatchStore
 from dataloader.stain import StainStatistics
 
+MAX_EPOCHS = 1 << 20  # of a run; indices beyond are of patches that are drawn again
+
 
 class PatchDataset(Dataset[dict[str, torch.Tensor]]):
     """The patches of one or several stores, one after another.
@@ -92,9 +94,17 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         """Return the stain of every source image of all stores; see ``PatchStore.stain_statistics``."""
         return [statistics for store in self.stores for statistics in store.stain_statistics(method)]
 
+    def type_pixels(self) -> np.ndarray:
+        """Return (len(self), T) int64 px of each type in each patch; see ``PatchStore.type_pixels``."""
+        return np.concatenate([store.type_pixels() for store in self.stores])
+
 
 class EpochSampler(Sampler[int]):
-    """Every patch once an epoch, in an order that follows from (seed, epoch) alone.
+    """Every patch once an epoch, or as often as its weight says, in an order that follows from (seed, epoch) alone.
+
+    An epoch is ``num_patches`` draws. With weights they are systematic (low-variance resampling): a patch is drawn
+    its expected number of times, rounded up or down; equal weights give every patch once. What is drawn again in
+    an epoch has the index of an epoch that no run reaches, so that it is warped in another way.
 
     Args:
         num_patches: length of the data set.
@@ -103,9 +113,10 @@ class EpochSampler(Sampler[int]):
         start: position in this rank's order to start from, for resuming; a step moves it by the batch size.
         rank: which of ``num_ranks`` processes this is; it takes every ``num_ranks``-th patch from there on.
         num_ranks: processes that share an epoch; the first patches are given twice where it does not divide.
+        weights: (num_patches,) how often each patch is drawn, up to a factor; None draws each once.
 
     Raises:
-        ValueError: for no patch, or a start outside the epoch.
+        ValueError: for no patch, a start outside the epoch, or weights that are not the patches'.
     """
 
     def __init__(
@@ -117,12 +128,16 @@ class EpochSampler(Sampler[int]):
         start: int = 0,
         rank: int = 0,
         num_ranks: int = 1,
+        weights: np.ndarray | None = None,
     ) -> None:
         if num_patches < 1:
             raise ValueError("num_patches=0: there is no patch to train on; extract patches first")
         if not 0 <= rank < num_ranks:
             raise ValueError(f"rank={rank} must lie in 0..num_ranks - 1 = {num_ranks - 1}")
+        if weights is not None:
+            _check_weights(weights, num_patches)
         self.num_patches = num_patches
+        self.weights = weights
         self.seed = seed
         self.rank = rank
         self.num_ranks = num_ranks
@@ -141,9 +156,35 @@ class EpochSampler(Sampler[int]):
         return self._per_rank - self.start
 
     def __iter__(self) -> Iterator[int]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_patches)
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = self.epoch * self.num_patches + rng.permutation(self.num_patches)
+        if self.weights is not None:
+            order = self._draw(rng, self.weights)
         mine = np.resize(order, self._per_rank * self.num_ranks)[self.rank :: self.num_ranks]
-        return iter((self.epoch * self.num_patches + mine[self.start :]).tolist())
+        return iter(mine[self.start :].tolist())
+
+    def _draw(self, rng: np.random.Generator, weights: np.ndarray) -> np.ndarray:
+        """Return the (num_patches,) indices of an epoch, drawn by weight."""
+        shuffled = rng.permutation(self.num_patches)
+        ends = np.cumsum(weights[shuffled].astype(np.float64))
+        points = (np.arange(self.num_patches) + rng.random()) * (ends[-1] / self.num_patches)
+        found = np.minimum(np.searchsorted(ends, points, side="right"), self.num_patches - 1)
+        first = np.searchsorted(found, found)  # `found` rises: how often a patch came before
+        repeats = np.arange(self.num_patches) - first
+        epochs = self.epoch + MAX_EPOCHS * repeats
+        return rng.permutation(epochs * self.num_patches + shuffled[found])
+
+
+def _check_weights(weights: np.ndarray, num_patches: int) -> None:
+    if (
+        weights.shape != (num_patches,)
+        or not np.isfinite(weights).all()
+        or weights.min() < 0
+        or not weights.any()
+    ):
+        raise ValueError(
+            f"weights of shape {weights.shape} must be one a patch of {num_patches}, at least 0 and not all 0"
+        )
 
 
 def _check_stores(stores: Sequence[Patches], input_size: int) -> None:

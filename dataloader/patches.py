@@ -3,7 +3,8 @@
 Arrays: ``image (P, S, S, 3) uint8`` RGB, ``label_map (P, S, S) int32`` with the ids of the source image,
 ``type_map (P, S, S) uint8`` (absent without types), ``source (P,) int32`` and ``position_yx (P, 2) int32``:
 its upper left corner in the source image, negative where that was mirrored. The group's attributes hold of each
-source image its size and the statistics of its stain, fitted on the whole of it. A chunk is a patch, a file holds
+source image its size, the statistics of its stain, fitted on the whole of it, and of each of its patches the pixels of
+each type. A chunk is a patch, a file holds
 ``PATCHES_PER_FILE`` of them; everything is compressed without loss.
 """
 
@@ -23,6 +24,7 @@ from dataloader.annotations.base import AnnotatedImage
 from dataloader.patch_codec import RgbDifferences, register
 from dataloader.patch_shards import ShardedRows
 from dataloader.stain import StainStatistics, estimate_stains
+from dataloader.type_pixels import count_types
 
 logger = logging.getLogger(__name__)
 
@@ -152,8 +154,9 @@ def write_patches(path: str | Path, images: Iterable[AnnotatedImage]) -> None:
             raise ValueError(
                 f"{path}: {image.name!r} is not the next image; write what prepare_store returned"
             )
-        start += _append(group, start, number, image)
-        finished.append(_describe_image(image))
+        num_patches, type_pixels = _append(group, start, number, image)
+        start += num_patches
+        finished.append({**_describe_image(image), "type_pixels": type_pixels.tolist()})
         group.attrs["finished"] = finished
 
 
@@ -174,8 +177,8 @@ def _describe_image(image: AnnotatedImage) -> dict[str, Any]:
     }
 
 
-def _append(group: zarr.Group, start: int, number: int, image: AnnotatedImage) -> int:
-    """Write the patches of source ``number`` from row ``start`` on and return how many there are."""
+def _append(group: zarr.Group, start: int, number: int, image: AnnotatedImage) -> tuple[int, np.ndarray]:
+    """Write the patches of source ``number`` from row ``start`` on; return how many, and px of each type in each."""
     settings, _ = _read_settings(group)
     has_types = bool(settings.class_names)
     if has_types and image.type_map is None:
@@ -196,7 +199,9 @@ def _append(group: zarr.Group, start: int, number: int, image: AnnotatedImage) -
         array = _array(group, key)
         array.resize((stop, *array.shape[1:]))
         array[start:stop] = values
-    return len(position_yx)
+    return len(position_yx), count_types(
+        rows.get("type_map", ()), len(settings.class_names), settings.patch_step
+    )
 
 
 def _cut(values: np.ndarray, position_yx: np.ndarray, size: int) -> np.ndarray:
@@ -232,6 +237,7 @@ class PatchStore:
         self.source_sizes_yx = [(int(h), int(w)) for h, w in (done["size_yx"] for done in finished)]
         self.num_nuclei = sum(int(done["num_nuclei"]) for done in finished)
         self._stains = [done.get("stain", {}) for done in finished]
+        self._type_pixels = [done.get("type_pixels", []) for done in finished]
         counts = [_count_patches(size_yx, self.settings) for size_yx in self.source_sizes_yx]
         self._starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         keys = ("image", "label_map", "type_map") if self.num_types else ("image", "label_map")
@@ -281,6 +287,22 @@ class PatchStore:
                 "into another folder, or train with stain=none"
             )
         return [StainStatistics.from_dict(stains[method]) for stains in self._stains]
+
+    def type_pixels(self) -> np.ndarray:
+        """Return how many pixels of each type lie in the central ``patch_step`` square of each patch.
+
+        A store that an older version wrote does not say: all of its type maps are read, once for this object.
+
+        Returns:
+            (P, T) int64; (P, 0) without types.
+        """
+        if not self.num_types:
+            return np.zeros((len(self), 0), np.int64)
+        if not all(self._type_pixels):
+            logger.info("%s: counting types, which its extraction did not", self.path)
+            maps = (self._rows["type_map"].read(index) for index in range(len(self)))
+            self._type_pixels = [count_types(maps, self.num_types, self.settings.patch_step).tolist()]
+        return np.array([row for rows in self._type_pixels for row in rows], np.int64)
 
     def read_source(self, number: int) -> AnnotatedImage:
         """Put source image ``number`` of ``source_names`` together again, exactly, from its patches."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 
 from config.schema import AugmentationSettings, InferSettings, ModelSettings, TrainingRun
@@ -29,6 +30,7 @@ from run_utils.inference.plan import CPU_WINDOW, GPU_WINDOW, DecodeOptions, Plan
 from run_utils.inference.predictors import OverlappingPredictor, Predictor, TorchPredictor
 from run_utils.outputs import default_colours
 from run_utils.stain import build_normalizer, describe_stain
+from run_utils.training.balance import balance_types, weigh_patches
 from run_utils.training.device_transforms import DeviceTransforms, SourceNormaliser, Stage
 from run_utils.training.trainer import TrainingParts
 from run_utils.training.validation import Validator
@@ -47,6 +49,7 @@ MAX_DECODE_WORKERS = {
     "cpu": 2,
 }  # each holds a region's maps; on a CPU the network is what takes time
 TUNED_SETTINGS = ("nuclei_threshold", "marker_threshold", "min_size", "min_areas")
+WEIGHT_DIGITS = 6  # significant ones of class weights: what is logged and saved is what is used
 MATCH_RADIUS_UM = 3.0  # the published 12 px at 0.25 µm/px
 
 
@@ -150,12 +153,14 @@ def build_training(run: TrainingRun) -> TrainingParts:
     settings = run.train
     store = open_store(run, run.data.train_store)
     types = colour_types(store.class_names) if run.model.has_types else None
+    _check_has_types(run, types)
     device = resolve_device(run.device)
     dtype = resolve_precision(settings.precision, device)
     network = build_network(run, None if types is None else len(types))
     input_size = settings.input_size or network.geometry.published
     _check_class_weights(settings.class_weights, types)
     patches = _build_patches(run, store, input_size)
+    class_weights = _weigh_types(run, patches, types)
     normalizer = _build_normalizer(run)
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     return TrainingParts(
@@ -172,7 +177,7 @@ def build_training(run: TrainingRun) -> TrainingParts:
         ),
         loss=HoVerLoss(
             dataclasses.asdict(settings.loss_weights),
-            settings.class_weights or None,
+            class_weights or None,
             focal_gamma=settings.focal_gamma,
             legacy=settings.legacy,
         ).to(device),
@@ -180,8 +185,10 @@ def build_training(run: TrainingRun) -> TrainingParts:
         device=device,
         dtype=dtype,
         num_workers=min(usable_cpus(), MAX_WORKERS) if settings.num_workers < 0 else settings.num_workers,
+        patch_weights=_weigh_patches(run, patches),
         facts={
             "types": types,
+            "class_weights": class_weights,
             "mpp": store.mpp,
             "stain": describe_stain(normalizer),
             "settings": dataclasses.asdict(run),
@@ -193,6 +200,39 @@ def _check_class_weights(weights: Sequence[float], types: tuple[NucleusType, ...
     if weights and types is not None and len(weights) != len(types):
         names = ", ".join(kind.name for kind in types)
         raise ValueError(f"train.class_weights={list(weights)} must hold one weight for each type: {names}")
+
+
+def _check_has_types(run: TrainingRun, types: tuple[NucleusType, ...] | None) -> None:
+    settings = run.train
+    if types is None and (settings.balance != "none" or settings.sampling == "types"):
+        raise ValueError(
+            f"train.balance={settings.balance} train.sampling={settings.sampling} go by types, but the run has none; "
+            "set train.balance=none train.sampling=uniform"
+        )
+
+
+def _weigh_types(
+    run: TrainingRun, patches: PatchDataset, types: tuple[NucleusType, ...] | None
+) -> list[float]:
+    """Return the weight of each type in nc_ce, as the settings give or as the patches call for; empty for none."""
+    if types is None or run.train.balance == "none":
+        return list(run.train.class_weights)
+    counts = patches.type_pixels().sum(axis=0)
+    weights = [float(f"{weight:.{WEIGHT_DIGITS}g}") for weight in balance_types(counts, run.train.balance)]
+    rows = zip((kind.name for kind in types), counts, weights, strict=True)
+    listed = ", ".join(f"{name} {weight:g} ({count:,} px)" for name, count, weight in rows)
+    logger.info("train.balance=%s weighs types in nc_ce: %s", run.train.balance, listed)
+    return weights
+
+
+def _weigh_patches(run: TrainingRun, patches: PatchDataset) -> np.ndarray | None:
+    """Return how often each patch is drawn, where that is not once."""
+    if run.train.sampling == "uniform":
+        return None
+    weights = weigh_patches(patches.type_pixels(), run.train.sampling_gamma)
+    shares = weights / weights.mean()
+    logger.info("train.sampling=types draws a patch %.2f to %.2f times an epoch", shares.min(), shares.max())
+    return weights
 
 
 def open_store(run: TrainingRun, name: str) -> Patches:

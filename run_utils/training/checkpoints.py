@@ -14,6 +14,8 @@ STATE_NAME = "state.pt"  # to resume from
 BEST_NAME, LAST_NAME = "best.pt", "last.pt"  # networks, to use
 # Settings that may differ between a run and its resumption, since the weights do not depend on them.
 FREE_SETTINGS = ("output", "device", "view", "train.num_workers", "train.log_every", "train.checkpoint_every")
+# What runs did that began before these settings were there.
+EARLIER_SETTINGS = {"train.balance": "none", "train.sampling": "uniform", "train.sampling_gamma": 0.85}
 
 
 @dataclass
@@ -66,7 +68,7 @@ def load_state(path: Path, settings: Any) -> tuple[Progress, dict[str, Any]] | N
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    before, now = dict(_flatten(old)), dict(_flatten(new))
+    before, now = {**EARLIER_SETTINGS, **dict(_flatten(old))}, dict(_flatten(new))
     names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     return [
         f"{name} was {before.get(name)}, is {now.get(name)}" for name in names if name not in FREE_SETTINGS

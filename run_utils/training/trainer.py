@@ -54,6 +54,7 @@ class TrainingParts:
         device: of network, transforms and loss.
         dtype: number format of the forward pass.
         num_workers: processes that read patches.
+        patch_weights: (num_patches,) how often each patch is drawn; None draws each once an epoch.
         facts: what the saved network should know: `types`, `mpp` and notes.
     """
 
@@ -66,6 +67,7 @@ class TrainingParts:
     device: torch.device
     dtype: torch.dtype
     num_workers: int
+    patch_weights: np.ndarray | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -257,6 +259,7 @@ class Trainer:
             epochs=range(before + self.progress.epoch, before + epochs),
             num_batches=num_batches,
             start=self.progress.batch,
+            weights=self.parts.patch_weights,
         )
         return DataLoader(
             self.parts.patches,
@@ -322,10 +325,17 @@ class Trainer:
 
 
 def _batches(
-    num_patches: int, batch_size: int, *, seed: int, epochs: range, num_batches: int, start: int
+    num_patches: int,
+    batch_size: int,
+    *,
+    seed: int,
+    epochs: range,
+    num_batches: int,
+    start: int,
+    weights: np.ndarray | None = None,
 ) -> Iterator[list[int]]:
     """Yield the items of each batch of each epoch, beginning with batch `start` of the first."""
     for epoch in epochs:
-        sampler = EpochSampler(num_patches, seed, epoch=epoch, start=start * batch_size)
+        sampler = EpochSampler(num_patches, seed, epoch=epoch, start=start * batch_size, weights=weights)
         yield from itertools.islice(BatchSampler(sampler, batch_size, drop_last=True), num_batches - start)
         start = 0

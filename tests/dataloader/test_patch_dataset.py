@@ -207,3 +207,77 @@ def test_samples_of_several_stores_name_their_source_among_all(tmp_path: Path) -
     assert dataset.stain_statistics("macenko") == [
         statistics for store in stores for statistics in store.stain_statistics("macenko")
     ]
+
+
+WEIGHTS = np.array([0.2, 1.0, 1.0, 3.5, 0.3, 1.0])
+
+
+def test_weighted_draws_follow_the_expected_frequencies() -> None:
+    """Systematic draws: in each epoch the expected number rounded up or down, over many epochs that number."""
+    expected = len(WEIGHTS) * WEIGHTS / WEIGHTS.sum()
+    num_epochs = 4000
+    counts = np.array(
+        [
+            np.bincount(np.array(list(EpochSampler(6, 3, epoch=epoch, weights=WEIGHTS))) % 6, minlength=6)
+            for epoch in range(num_epochs)
+        ]
+    )
+    assert (counts.sum(axis=1) == 6).all()
+    assert ((counts == np.floor(expected)) | (counts == np.ceil(expected))).all()
+    share = expected - np.floor(expected)
+    error = 5 * np.sqrt(share * (1 - share) / num_epochs)  # five standard deviations
+    assert (np.abs(counts.mean(axis=0) - expected) <= error).all()
+
+
+def test_equal_weights_draw_every_patch_once() -> None:
+    for epoch in range(20):
+        drawn = list(EpochSampler(11, 3, epoch=epoch, weights=np.full(11, 0.1)))
+        assert sorted(drawn) == list(range(epoch * 11, epoch * 11 + 11))
+
+
+def test_a_patch_drawn_twice_is_warped_in_two_ways(store: PatchStore) -> None:
+    weights = np.zeros(len(store))
+    weights[2] = 1
+    dataset = PatchDataset(store, 24, augment=GeometrySettings(), seed=1)
+    drawn = list(EpochSampler(len(store), 3, weights=weights))
+    assert len(set(drawn)) == len(store)
+    assert {index % len(store) for index in drawn} == {2}
+    assert not torch.equal(dataset[drawn[0]]["image"], dataset[drawn[1]]["image"])
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_a_weighted_epoch_resumes_from_any_position(num_ranks: int) -> None:
+    for rank in range(num_ranks):
+        common = {"epoch": 2, "rank": rank, "num_ranks": num_ranks, "weights": WEIGHTS}
+        whole = list(EpochSampler(6, 3, **common))
+        for start in range(len(whole) + 1):
+            assert list(EpochSampler(6, 3, start=start, **common)) == whole[start:]
+
+
+def test_any_number_of_workers_gives_the_same_weighted_samples(store: PatchStore) -> None:
+    dataset = PatchDataset(store, 24, augment=GeometrySettings(), seed=1)
+    weights = np.arange(1, len(store) + 1)
+    batches = [
+        list(
+            DataLoader(
+                dataset,
+                batch_size=4,
+                num_workers=workers,
+                sampler=EpochSampler(len(store), 3, weights=weights),
+            )
+        )
+        for workers in (0, 2)
+    ]
+    assert_same_batches(*batches)
+
+
+@pytest.mark.parametrize("weights", [np.ones(5), np.zeros(6), -np.ones(6), np.full(6, np.nan)])
+def test_weights_that_cannot_be_drawn_by_are_refused(weights: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="one a patch of 6"):
+        EpochSampler(6, 3, weights=weights)
+
+
+def test_type_counts_of_stores_stand_one_after_another(tmp_path: Path) -> None:
+    one, two = make_store(tmp_path / "1.zarr", 1), make_store(tmp_path / "2.zarr", 2)
+    counts = PatchDataset([one, two], 24).type_pixels()
+    np.testing.assert_array_equal(counts, np.concatenate([one.type_pixels(), two.type_pixels()]))

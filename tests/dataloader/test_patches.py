@@ -283,3 +283,26 @@ def test_a_patch_knows_its_source(tmp_path: Path) -> None:
     store = write_store(tmp_path / "s.zarr", images)
     stored = zarr.open_group(tmp_path / "s.zarr")["source"][:]
     assert [store.source_of(index) for index in range(len(store))] == stored.tolist()
+
+
+def test_type_counts_add_up_to_the_pixels_of_an_image_that_centres_tile(tmp_path: Path) -> None:
+    image = make_annotated("1", (32, 48))
+    store = write_store(tmp_path / "s.zarr", [image], replace(SMALL, patch_size=32, patch_step=16))
+    np.testing.assert_array_equal(
+        store.type_pixels().sum(axis=0), np.bincount(image.type_map.reshape(-1), minlength=5)
+    )
+
+
+def test_an_older_store_without_type_counts_is_counted_to_the_same(tmp_path: Path) -> None:
+    images = [make_annotated("1", (32, 48)), make_annotated("2", (40, 40), seed=1)]
+    counts = write_store(tmp_path / "s.zarr", images).type_pixels()
+    group = zarr.open_group(tmp_path / "s.zarr", mode="r+")
+    finished = [{key: done[key] for key in done if key != "type_pixels"} for done in group.attrs["finished"]]
+    group.attrs["finished"] = finished
+    np.testing.assert_array_equal(PatchStore(tmp_path / "s.zarr").type_pixels(), counts)
+
+
+def test_a_store_without_types_counts_none(tmp_path: Path) -> None:
+    image = replace(make_annotated("1"), type_map=None)
+    store = write_store(tmp_path / "s.zarr", [image], replace(SMALL, class_names=()))
+    assert store.type_pixels().shape == (len(store), 0)
