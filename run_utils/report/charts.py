@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
 
-from run_utils.report.content import SizeCurve
+from metrics.bootstrap import Estimate
 
 WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 22, 14, 46
@@ -33,27 +33,26 @@ def count_scatter(counts: np.ndarray, names: Sequence[str]) -> str:
     return _svg(axes + line + dots, "Nuclei in each image, true and predicted")
 
 
-def size_bars(curve: SizeCurve) -> str:
-    """Draw PQ for nuclei of each range of areas."""
-    ticks = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    num_bins = len(curve.pq)
-    scale = _Scale(num_bins, 1.0)
-    parts = [_axes(scale, [], ticks, "area of the nucleus in px", "PQ")]
-    for index, (pq, count) in enumerate(zip(curve.pq.tolist(), curve.counts.tolist(), strict=True)):
-        low, high = curve.edges[index], curve.edges[index + 1]
-        span = f"from {low:.0f} px" if np.isinf(high) else f"{low:.0f}–{high:.0f} px"
-        middle = scale.x(index + 0.5)
-        if not np.isnan(pq):
-            width = scale.x(1) - scale.x(0) - 4
-            parts.append(
-                f'<rect x="{scale.x(index) + 2:.1f}" y="{scale.y(pq):.1f}" width="{width:.1f}" '
-                f'height="{scale.y(0) - scale.y(pq):.1f}" rx="2" class="bar">'
-                f"<title>{span}: PQ {pq:.3f}, {count} true nuclei</title></rect>"
-                f'<text x="{middle:.1f}" y="{scale.y(pq) - 4:.1f}" class="value">{pq:.2f}</text>'
-            )
+def size_bars(sizes: Mapping[str, Estimate]) -> str:
+    """Draw PQ, with its interval, for each range of sizes; those without nuclei are empty places."""
+    scale = _Scale(len(sizes), 1.0)
+    parts = [_axes(scale, [], [0.0, 0.2, 0.4, 0.6, 0.8, 1.0], "area of the nucleus", "PQ")]
+    width = scale.x(1) - scale.x(0) - 6
+    for index, (name, pq) in enumerate(sizes.items()):
+        left, middle = scale.x(index) + 3, scale.x(index + 0.5)
+        parts.append(f'<text x="{middle:.1f}" y="{HEIGHT - BOTTOM + 16}" class="tick">{escape(name)}</text>')
+        if np.isnan(pq.value):
+            continue
+        top, height = scale.y(pq.value), scale.y(0) - scale.y(pq.value)
         parts.append(
-            f'<text x="{scale.x(index):.1f}" y="{HEIGHT - BOTTOM + 16}" class="tick">{low:.0f}</text>'
+            f'<rect x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}" rx="2" class="bar">'
+            f"<title>{escape(name)}: PQ {pq.value:.3f}</title></rect>"
+            f'<text x="{left + 4:.1f}" y="{scale.y(0) - 6:.1f}" class="inside">{pq.value:.2f}</text>'
         )
+        if not np.isnan(pq.low):
+            parts.append(
+                f'<path d="M{middle:.1f} {scale.y(pq.low):.1f}V{scale.y(pq.high):.1f}" class="whisker"/>'
+            )
     return _svg("".join(parts), "PQ by area of the nuclei")
 
 

@@ -42,29 +42,14 @@ class ImageTable:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Types of paired nuclei.
+    """Types of paired nuclei, and those without a partner.
 
     Attributes:
-        names: of the T types; the last row and column are those without a partner.
-        counts: (T + 1, T + 1) int64, rows true, columns predicted.
+        names: of the S kinds of nuclei, the last one those without a partner.
+        counts: (S, S) int64, rows true, columns predicted.
     """
 
     names: Sequence[str]
-    counts: np.ndarray
-
-
-@dataclass(frozen=True)
-class SizeCurve:
-    """PQ by size of nuclei.
-
-    Attributes:
-        edges: (B + 1,) areas in pixels that bound the bins.
-        pq: (B,) PQ of the nuclei in each, nan where there is none.
-        counts: (B,) int64 true nuclei in each.
-    """
-
-    edges: np.ndarray
-    pq: np.ndarray
     counts: np.ndarray
 
 
@@ -95,7 +80,7 @@ class Report:
         groups: the summary.
         images: scores of each image.
         confusion: of types.
-        sizes: PQ by size.
+        sizes: PQ by range of sizes, smallest first.
         counts: (N, 2) int64 true and predicted nuclei of each image of ``images``.
         best: examples, the best first.
         worst: examples, the worst first.
@@ -107,7 +92,7 @@ class Report:
     groups: Sequence[ScoreGroup]
     images: ImageTable
     confusion: Confusion | None = None
-    sizes: SizeCurve | None = None
+    sizes: Mapping[str, Estimate] = field(default_factory=dict)
     counts: np.ndarray | None = None
     best: Sequence[Example] = ()
     worst: Sequence[Example] = ()

@@ -44,7 +44,7 @@ def render(report: Report) -> str:
         style=(TEMPLATES / "page.css").read_text(encoding="utf-8"),
         script=(TEMPLATES / "page.js").read_text(encoding="utf-8"),
         scatter=None if report.counts is None else count_scatter(report.counts, report.images.names),
-        bars=None if report.sizes is None else size_bars(report.sizes),
+        bars=size_bars(report.sizes) if report.sizes else None,
         confusion=None if report.confusion is None else shade(report.confusion),
         examples=[("Best images", report.best), ("Worst images", report.worst)],
         is_undefined=math.isnan,

@@ -14,7 +14,7 @@ import pytest
 
 from metrics.bootstrap import Estimate
 from run_utils.report.charts import HEIGHT, WIDTH, count_scatter, size_bars
-from run_utils.report.content import Confusion, Example, ImageTable, Report, ScoreGroup, SizeCurve
+from run_utils.report.content import Confusion, Example, ImageTable, Report, ScoreGroup
 from run_utils.report.latex import escape, to_latex
 from run_utils.report.page import format_number, render, shade, write_page
 
@@ -35,8 +35,12 @@ def report() -> Report:
             ScoreGroup("Counts", {"R²": Estimate(-1.5, -2.0, 12.34)}),
         ],
         images=ImageTable(names, ["PQ", "F_d"], np.array([[0.5, NAN], [0.25, 0.75], [0.125, 0.5]])),
-        confusion=Confusion(["round", "long"], np.array([[6, 2, 2], [0, 5, 0], [1, 3, 0]])),
-        sizes=SizeCurve(np.array([0, 50, 200, np.inf]), np.array([0.5, NAN, 1.0]), np.array([4, 0, 9])),
+        confusion=Confusion(["round", "long", "unpaired"], np.array([[6, 2, 2], [0, 5, 0], [1, 3, 0]])),
+        sizes={
+            "below 50 px": Estimate(0.5, 0.4, 0.6),
+            "50 to 99 px": Estimate(NAN, NAN, NAN),
+            "from 100 px": Estimate(1.0, NAN, NAN),
+        },
         counts=np.array([[10, 12], [20, 20], [3, 0]]),
         best=[Example("image_2", 0.5, picture, picture)],
         worst=[Example("image_10", 0.25, picture, picture)],
@@ -72,7 +76,7 @@ def test_values_intervals_and_remarks_stand_in_the_page(report: Report) -> None:
 
 
 def test_what_is_not_there_is_left_out(report: Report) -> None:
-    page = render(replace(report, confusion=None, sizes=None, counts=None, best=(), worst=(), remarks=()))
+    page = render(replace(report, confusion=None, sizes={}, counts=None, best=(), worst=(), remarks=()))
     for words in ("<svg", "<img", "invented", "Best images", "Remarks", "Where it goes"):
         assert words not in page
 
@@ -87,7 +91,7 @@ def test_cells_of_the_confusion_are_shares_of_their_row(report: Report) -> None:
     assert report.confusion is not None
     rows = shade(report.confusion)
     assert rows[0] == [(6, 0.6), (2, 0.2), (2, 0.2)]
-    assert shade(Confusion(["a"], np.zeros((2, 2), np.int64)))[0] == [(0, 0.0), (0, 0.0)]
+    assert shade(Confusion(["a", "unpaired"], np.zeros((2, 2), np.int64)))[0] == [(0, 0.0), (0, 0.0)]
 
 
 def test_points_lie_where_their_counts_say(report: Report) -> None:
@@ -104,7 +108,6 @@ def test_points_lie_where_their_counts_say(report: Report) -> None:
 
 
 def test_bars_are_as_high_as_their_pq(report: Report) -> None:
-    assert report.sizes is not None
     heights = [
         float(height) for height in re.findall(r'<rect [^>]*height="([\d.]+)"', size_bars(report.sizes))
     ]
@@ -115,7 +118,7 @@ def test_a_report_of_no_nuclei_is_drawn(report: Report) -> None:
     empty = replace(
         report,
         counts=np.zeros((3, 2), np.int64),
-        sizes=SizeCurve(np.array([0, np.inf]), np.array([NAN]), np.array([0])),
+        sizes={"any size": Estimate(NAN, NAN, NAN)},
     )
     charts = re.findall(r"<svg.*?</svg>", render(empty), flags=re.DOTALL)
     assert len(charts) == 2 and not any("nan" in chart.replace("name", "") for chart in charts)
