@@ -11,18 +11,16 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from config.evaluation import MODES
 from config.schema import EvaluateSettings
-from dataloader.annotations import AnnotationAdapter, open_annotations
+from dataloader.annotations import open_annotations
 from metrics.detection import RADIUS, DetectionScores, TypedDetections, detection_scores
+from metrics.panoptic import find_tissues
 from metrics.report import Scores, mean_scores
 from run_utils.evaluation_report import Comparison, EvaluationReport, align_rows
-from run_utils.image_nuclei import ImageNuclei
-from run_utils.label_files import typed_centroids
 from run_utils.measuring import MeasuredImage, TypeScheme, match_types, measure_image, score_pair
-from run_utils.nuclei_files import find_nuclei_files, image_name, read_nuclei, read_tissues
+from run_utils.nuclei_files import read_tissues
+from run_utils.sides import Readers, annotated_truth, open_sides
 from run_utils.summary import Pooling, compare, count_confusions, image_counts, summarise
 
 __all__ = [
@@ -39,9 +37,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-Truth = Mapping[str, Callable[[], ImageNuclei]]
-"""How to read the true nuclei of each image, by its name."""
-
 
 @dataclass(frozen=True)
 class _Run:
@@ -56,7 +51,7 @@ class _Run:
 def evaluate_settings(settings: EvaluateSettings) -> EvaluationReport:
     """Run ``evaluate`` as the settings of ``compute_stats.py`` say."""
     names = settings.type_names
-    truth: str | Truth = settings.true
+    truth: str | Readers = settings.true
     if settings.adapter:
         adapter = open_annotations(settings.adapter, settings.true)
         truth = annotated_truth(adapter, settings.split)
@@ -76,7 +71,7 @@ def evaluate_settings(settings: EvaluateSettings) -> EvaluationReport:
 
 
 def evaluate(
-    true: str | Path | Truth,
+    true: str | Path | Readers,
     predicted_dir: str | Path,
     *,
     mode: str = "instance",
@@ -109,18 +104,17 @@ def evaluate(
         raise ValueError(f"mode={mode!r} is unknown; give one of {', '.join(MODES)}")
     scheme, pooling = types or TypeScheme(), pooling or Pooling()
     measure = partial(measure_image, mode=mode, radius=radius, scheme=scheme)
-    run = _measure_run(true, Path(predicted_dir), measure, scheme)
-    other = _measure_run(true, Path(against), measure, scheme) if str(against) else _Run()
+    sides = open_sides(true, Path(predicted_dir), tuple(scheme.names))
+    run = _measure_run(*sides, measure, pooling.tissues)
+    other = _Run()
+    if str(against):
+        sides = open_sides(true, Path(against), tuple(scheme.names))
+        other = _measure_run(*sides, measure, pooling.tissues)
     names = _type_names(scheme, [*run.images.values(), *other.images.values()])
     comparison = _compare(run, other, names, pooling, str(against)) if str(against) else None
     report = _report(run, mode, names, pooling, comparison)
     report.write(Path(output_dir) if str(output_dir) else _directory(Path(predicted_dir)))
     return report
-
-
-def annotated_truth(adapter: AnnotationAdapter, split: str) -> Truth:
-    """Return how to read the images of a data set's split as the truth."""
-    return {name: partial(_read_annotated, adapter, split, name) for name in adapter.list_names(split)}
 
 
 def score_types(images: Sequence[TypedDetections], type_names: Sequence[str]) -> dict[str, float]:
@@ -135,33 +129,16 @@ def score_types(images: Sequence[TypedDetections], type_names: Sequence[str]) ->
     return {"F_d": scores.f_d, "accuracy": scores.accuracy, **named}
 
 
-def _read_annotated(adapter: AnnotationAdapter, split: str, name: str) -> ImageNuclei:
-    image = adapter.read(split, name)
-    nuclei = ImageNuclei(f"{adapter.name} {split}/{name}", image.label_map, tissue=image.tissue)
-    if image.type_map is None:
-        return nuclei
-    found = typed_centroids(image.label_map, image.type_map)
-    ids = np.unique(image.label_map)
-    return ImageNuclei(
-        nuclei.source,
-        image.label_map,
-        ids=ids[ids > 0].astype(np.int64),
-        types=found.types,
-        centroids=found.centroids,
-        tissue=image.tissue,
-    )
-
-
 def _measure_run(
-    true: str | Path | Truth, predicted_path: Path, measure: Callable[..., MeasuredImage], scheme: TypeScheme
+    truths: Readers, predictions: Readers, measure: Callable[..., MeasuredImage], tissues: Mapping[str, str]
 ) -> _Run:
-    """Measure the images of a folder of predictions one after another; only what is counted is kept of each."""
-    truths, predictions = _open_sides(true, predicted_path, tuple(scheme.names))
+    """Measure the images of both sides one after another; only what is counted is kept of each."""
     both = [name for name in truths if name in predictions]
     if not both:
         raise FileNotFoundError(
-            f"no file of {predicted_path} has the stem of one of the truth; name a prediction as its truth"
+            f"no prediction ({_some(predictions)}) has the stem of a truth ({_some(truths)}); name it as its truth"
         )
+    find_tissues(both, tissues)  # before hours of work
     run = _Run(
         missing_true=[name for name in predictions if name not in truths],
         missing_predicted=[name for name in truths if name not in predictions],
@@ -178,26 +155,6 @@ def _measure_run(
             f"none of {len(both)} images could be measured; the first: {next(iter(run.failed.values()))}"
         )
     return _without_mixed_types(run)
-
-
-def _open_sides(
-    true: str | Path | Truth, predicted_path: Path, type_names: tuple[str, ...]
-) -> tuple[Truth, Truth]:
-    """Return how to read both sides by name; where one path is a file, the other directory is narrowed to it."""
-    predictions = find_nuclei_files(predicted_path)
-    if isinstance(true, Mapping):
-        truths = dict(true)
-    else:
-        true_path = Path(true)
-        true_files = find_nuclei_files(true_path)
-        if true_path.is_file() and predicted_path.is_file():
-            predictions = {image_name(true_path): predicted_path}
-        elif true_path.is_file():
-            predictions = {name: path for name, path in predictions.items() if name in true_files}
-        truths = {name: partial(read_nuclei, path, type_names) for name, path in true_files.items()}
-    if predicted_path.is_file():
-        truths = {name: read for name, read in truths.items() if name in predictions}
-    return truths, {name: partial(read_nuclei, path, type_names) for name, path in predictions.items()}
 
 
 def _without_mixed_types(run: _Run) -> _Run:
@@ -279,6 +236,10 @@ def _note_empty_side(name: str, image: MeasuredImage) -> None:
     if bool(num_true) != bool(num_predicted):
         side, number = ("prediction", num_true) if num_true else ("truth", num_predicted)
         logger.warning("%s: its %s holds no nuclei, the other side %d: its scores are 0", name, side, number)
+
+
+def _some(readers: Readers) -> str:
+    return ", ".join(list(readers)[:3]) + ", …" * (len(readers) > 3)
 
 
 def _directory(path: Path) -> Path:

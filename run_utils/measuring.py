@@ -93,7 +93,7 @@ def measure_image(
     untyped = [side.source for side in (true, predicted) if side.types is None]
     if untyped and (mode == "type" or not has_shapes):
         raise ValueError(
-            f"{untyped[0]} holds no types (inst_type or type_map); evaluate it with mode=instance"
+            f"{untyped[0]} holds no types; evaluate it with mode=instance, or give type_names=[…] where it names them"
         )
     types = _types(true, predicted, scheme) if not untyped and mode != "instance" else None
     overlap = Overlap.of(*label_maps_of(true, predicted)) if has_shapes else None

@@ -11,10 +11,10 @@ import numpy as np
 import orjson
 
 from dataloader.annotations.polygons import Polygon, draw_polygons
+from metrics.detection import UNLABELLED
 from run_utils.image_nuclei import ImageNuclei
 from run_utils.outputs.geojson_file import FACTS, GZIP_MAGIC
 
-UNLABELLED = -1
 Feature = dict[str, Any]
 
 

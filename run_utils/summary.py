@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -214,7 +215,10 @@ def _weights(statistic: Statistic, pooling: Pooling) -> np.ndarray | None:
     """Return how often each resample holds each image; the same for every score of as many images."""
     if not pooling.num_resamples:
         return None
-    return draw_weights(len(statistic.features), pooling.num_resamples, pooling.seed)
+    return _draw_once(len(statistic.features), pooling.num_resamples, pooling.seed)
+
+
+_draw_once = lru_cache(maxsize=2)(draw_weights)  # a second for thousands of images
 
 
 def _rows(section: str, labels: Sequence[Label], estimates: Sequence[Estimate]) -> list[ScoreRow]:

@@ -187,6 +187,18 @@ def test_the_truth_may_be_a_published_data_set(tmp_path):
     assert (report.overall["PQ"], report.overall["F_d"], report.overall["accuracy"]) == (1, 1, 1)
 
 
+def test_points_have_types_and_no_shapes(folders):
+    """Centroids of the truth are (0.5, 0.5), (2, 3) and (3, 0), as (y, x); a point's pixel begins half before it."""
+    save(folders[0], "a", TRUE, [1, 2, 1])
+    (folders[1] / "a.tsv").write_text("x\ty\tclass\n1\t1\tround\n3.5\t2.5\tlong\n0.5\t3.5\tlong\n")
+    for mode in ("type", "all"):
+        report = evaluate(*folders[:2], mode=mode, types=SCHEME)
+        assert (report.overall["F_d"], report.overall["accuracy"]) == (1, 2 / 3)
+        assert {row.section for row in report.scores} == {"detection", "agreement"}
+    with pytest.raises(ValueError, match="a.tsv holds points without shapes; evaluate it with mode=type"):
+        evaluate(*folders[:2], types=SCHEME)
+
+
 def test_two_runs_are_compared_on_the_images_of_both(folders):
     for name in ("a", "b", "c"):
         save(folders[0], name, TRUE, [1, 2, 1])
