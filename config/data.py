@@ -14,7 +14,7 @@ class DataSettings:
     Attributes:
         adapter: which published layout the files have; the names are in dataloader/annotations.
         root: folder of the data set as it was published.
-        patches: folder of the patch stores, one `<split>.zarr` each, or of folders `<split>` of published `.npy` patches.
+        patches: folder of the patch stores, one `<split>.zarr` each, or of folders `<split>` of `.npy` patches.
         splits: the data set's own splits to extract.
         split_from: split that the validation images are taken from.
         types: what the files hold, where a data set comes with `raw` and with `merged` types: those two, or `auto`

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from config.conversion import ConvertSettings
-from models.hovernet.conversion import MONAI, OURS, Imported, export_checkpoint, import_checkpoint
+from models.hovernet.conversion import MONAI, OFFICIAL, OURS, Imported, export_checkpoint, import_checkpoint
 from models.hovernet.facts import ModelFacts
 from models.hovernet.foreign_keys import MONAI_INEXACT
 from models.nuclei import NucleusType
@@ -115,10 +115,10 @@ def _summarise(imported: Imported, facts: dict[str, Any], output: Path, digest: 
         "sha256": digest,
         "written": str(output),
     }
-    if network is None or network.num_types is None:
-        rows.pop("types")
-    if network is None:
-        rows.pop("µm/px")
+    if network is None or output.suffix == OFFICIAL:  # which hold weights alone
+        del rows["types"], rows["µm/px"]
+    elif network.num_types is None:
+        del rows["types"]
     return [f"{name:<8} {value}" for name, value in rows.items()]
 
 
