@@ -16,7 +16,7 @@ from run_utils.qupath_files import is_ours, read_objects, read_points
 
 FOLDERS = ("mat", "npy", "label", "store", "parquet", "json", "geojson", "qupath")  # of inference, best first
 OURS = ("run.json", "stats.json")  # JSON that describes runs and holds no nuclei
-DAMAGED_TABLES = (*DAMAGED, pa.ArrowException, AttributeError, IndexError)
+DAMAGED_TABLES = (*DAMAGED, pa.ArrowException)
 
 
 def find_nuclei_files(path: str | Path) -> dict[str, Path]:
@@ -76,7 +76,12 @@ def read_nuclei(path: Path, type_names: tuple[str, ...] = ()) -> ImageNuclei:
     ending = _ending(path)
     if not ending:
         raise ValueError(f"{path} is no label file; give one of {', '.join(endings())}")
-    return READERS[ending](path, type_names)
+    try:
+        return READERS[ending](path, type_names)
+    except DAMAGED_TABLES as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        text = str(error) if str(path) in str(error) else f"{path} cannot be read: {reason}; write it again"
+        raise ValueError(" ".join(text.split())) from error
 
 
 def read_tissues(path: str | Path) -> dict[str, str]:
@@ -119,14 +124,9 @@ def _read_labels(path: Path, type_names: tuple[str, ...]) -> ImageNuclei:
 
 def _read_table(read: Callable[[Path], StoredResult], path: Path, type_names: tuple[str, ...]) -> ImageNuclei:
     """Read a table of nuclei that one of our writers, or the reference, wrote."""
-    try:
-        stored = read(path)
-    except DAMAGED_TABLES as error:
-        reason = f"it has no {error}" if isinstance(error, KeyError) else error
-        text = str(error) if str(path) in str(error) else f"{path} cannot be read: {reason}; write it again"
-        raise ValueError(" ".join(text.split())) from error
-    assert stored.nuclei is not None, "these formats are tables"
-    return ImageNuclei.of_table(stored.nuclei, str(path))
+    nuclei = read(path).nuclei
+    assert nuclei is not None, "these formats are tables"
+    return ImageNuclei.of_table(nuclei, str(path))
 
 
 def _read_geojson(path: Path, type_names: tuple[str, ...]) -> ImageNuclei:

@@ -42,7 +42,7 @@ def read_objects(path: Path, type_names: tuple[str, ...]) -> ImageNuclei:
     features = content.get("features") if isinstance(content, dict) else content
     if not isinstance(features, list):
         raise ValueError(f"{path} is no GeoJSON: it has no list of features; export it from QuPath again")
-    kinds = {_geometry(feature, path)["type"] for feature in features}
+    kinds = {_kind(feature, f"{path}: feature {number}") for number, feature in enumerate(features, start=1)}
     types = _types([_class_name(feature) for feature in features], type_names, path)
     ids = np.arange(1, len(features) + 1)
     if kinds and kinds <= {"Point", "MultiPoint"}:
@@ -102,11 +102,12 @@ def _load(path: Path) -> Any:
         raise ValueError(f"{path} cannot be read as JSON: {error}; write it again") from error
 
 
-def _geometry(feature: Feature, path: Path) -> dict[str, Any]:
+def _kind(feature: Feature, what: str) -> str:
+    """Return the type of a feature's geometry, such as Polygon."""
     geometry = feature.get("geometry") if isinstance(feature, dict) else None
-    if not isinstance(geometry, dict) or not geometry.get("coordinates") or "type" not in geometry:
-        raise ValueError(f"{path} holds a feature without a geometry; remove it")
-    return geometry
+    if not isinstance(geometry, dict) or not geometry.get("coordinates"):
+        raise ValueError(f"{what} has no geometry with coordinates; remove it, or draw it again")
+    return str(geometry.get("type"))
 
 
 def _class_name(feature: Feature) -> str:
