@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
@@ -122,8 +122,7 @@ def _write_report(
     path: Path, settings: CheckSettings, summaries: Sequence[Summary], complaints: Sequence[Complaint]
 ) -> None:
     content = {
-        "adapter": settings.data.adapter,
-        "root": settings.data.root,
+        "settings": asdict(settings),
         "splits": {summary.split: summary.to_dict() for summary in summaries},
         "complaints": [complaint.to_dict() for complaint in complaints],
     }

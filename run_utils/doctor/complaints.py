@@ -22,7 +22,7 @@ class Kind(NamedTuple):
 
 KINDS: dict[str, Kind] = {
     "unreadable": Kind(
-        ERROR, "cannot be read", "mend or fetch the file as the message says, or remove the image"
+        ERROR, "refused files", "mend or fetch the file as its line says, or remove the image"
     ),
     "split": Kind(ERROR, "splits that cannot be listed", "give data.root as the data set was published"),
     "sizes": Kind(ERROR, "sizes that differ", "export image and maps of one height and width again"),

@@ -12,7 +12,7 @@ from skimage import measure
 from dataloader.annotations import AnnotatedImage
 from run_utils.doctor.likeness import make_thumbnail
 
-NUM_LEVELS = 256
+NUM_LEVELS = 64  # bins of the 256 grey levels
 MAX_IDS = 5  # that a complaint names
 MIN_CONTRAST = 4  # grey levels between the darkest and the brightest; below, an image shows nothing
 
@@ -52,7 +52,7 @@ class ImageRecord:
         areas: (K,) px of each nucleus.
         types: (K,) its most frequent type, 0 where it has none; empty without types.
         type_pixels: (T,) px of each type in the type map; empty without types.
-        intensities: (3, 256) number of pixels of each level of red, green and blue.
+        intensities: (3, 64) number of pixels by red, green and blue, four grey levels a bin.
         digest: of the pixels, to find copies.
         thumbnail: small grey image, to find near-copies.
     """
@@ -100,9 +100,7 @@ def inspect_image(
         areas=areas,
         types=empty if type_counts is None else _main_types(type_counts[ids]),
         type_pixels=empty if type_counts is None else type_counts.sum(axis=0),
-        intensities=np.stack(
-            [np.bincount(image.image[..., c].reshape(-1), minlength=NUM_LEVELS) for c in range(3)]
-        ),
+        intensities=_count_intensities(image.image),
         digest=_digest(image.image),
         thumbnail=make_thumbnail(image.image),
     )
@@ -183,6 +181,11 @@ def _main_types(type_counts: np.ndarray) -> np.ndarray:
     if not typed.size:
         return np.zeros(len(type_counts), np.int64)
     return np.where(typed.any(axis=1), typed.argmax(axis=1) + 1, 0)
+
+
+def _count_intensities(image: np.ndarray) -> np.ndarray:
+    binned = image // (256 // NUM_LEVELS)
+    return np.stack([np.bincount(binned[..., c].reshape(-1), minlength=NUM_LEVELS) for c in range(3)])
 
 
 def _digest(image: np.ndarray) -> str:

@@ -27,7 +27,6 @@ CROP_SIDE = 180  # px, shown twice as large
 NUM_AREA_BINS = 50
 MAX_AREA_QUANTILE = 0.995  # the few largest nuclei would squeeze all others
 NUM_COUNT_BINS = 12
-NUM_INTENSITY_BINS = 64
 UNTYPED = "no type"
 UNTYPED_COLOUR: Colour = (255, 0, 200)
 CHANNELS: tuple[tuple[str, Colour], ...] = (
@@ -98,7 +97,7 @@ def draw_histograms(records: Sequence[ImageRecord], adapter: AnnotationAdapter) 
                     count_edges, [Curve(counts, INK)], title=f"{split}: images", unit="nuclei an image"
                 ),
                 draw_steps(
-                    np.linspace(0, NUM_LEVELS, NUM_INTENSITY_BINS + 1),
+                    np.linspace(0, 256, NUM_LEVELS + 1),
                     _intensity_curves(own),
                     title=f"{split}: % of pixels",
                     unit="grey level of red, green, blue",
@@ -203,8 +202,7 @@ def _area_curves(
 
 def _intensity_curves(records: Sequence[ImageRecord]) -> list[Curve]:
     levels = np.sum([record.intensities for record in records], axis=0)
-    binned = levels.reshape(3, NUM_INTENSITY_BINS, -1).sum(axis=2)
     return [
         Curve(100 * values / values.sum(), colour)
-        for values, (_, colour) in zip(binned, CHANNELS, strict=True)
+        for values, (_, colour) in zip(levels, CHANNELS, strict=True)
     ]
