@@ -29,7 +29,7 @@ NUM_TICKS = 5  # about
 
 
 class Curve(NamedTuple):
-    """Heights over bins, drawn as steps: heights (B,) float, colour RGB."""
+    """Heights over bins, drawn as steps: heights (B,), of integers for counts, colour RGB."""
 
     heights: np.ndarray
     colour: Colour
@@ -52,6 +52,8 @@ def draw_steps(edges: np.ndarray, curves: Sequence[Curve], *, title: str, unit: 
     chart[TOP:bottom, LEFT:right] = PLOT_COLOUR
     highest = max((float(curve.heights.max(initial=0)) for curve in curves), default=0) or 1.0
     y_ticks = find_ticks(0, highest)
+    if all(curve.heights.dtype.kind in "iu" for curve in curves):
+        y_ticks = [tick for tick in y_ticks if tick == round(tick)]
     low, high, top = float(edges[0]), float(edges[-1]), max(highest, y_ticks[-1])
     for tick in y_ticks:
         row = round(bottom - tick / top * (bottom - TOP))

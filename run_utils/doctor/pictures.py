@@ -81,6 +81,7 @@ def draw_histograms(records: Sequence[ImageRecord], adapter: AnnotationAdapter) 
     most = max(len(record.areas) for record in records)
     area_edges = np.linspace(0, largest, NUM_AREA_BINS + 1)
     count_edges = np.linspace(0, max(most, 1) + 1, min(NUM_COUNT_BINS, max(most, 1) + 1) + 1)
+    share = "a type" if len(kinds) > 1 else "nuclei"
     rows = []
     for split in dict.fromkeys(record.split for record in records):
         own = [record for record in records if record.split == split]
@@ -90,7 +91,7 @@ def draw_histograms(records: Sequence[ImageRecord], adapter: AnnotationAdapter) 
                 draw_steps(
                     area_edges,
                     _area_curves(own, area_edges, adapter.mpp, kinds),
-                    title=f"{split}: % of a type",
+                    title=f"{split}: % of {share}",
                     unit="area of a nucleus (um2)",
                 ),
                 draw_steps(
@@ -179,12 +180,12 @@ def _centre(panel: np.ndarray) -> np.ndarray:
 
 
 def _fit(words: str) -> str:
-    """Return words cut to the width of a panel."""
+    """Return words cut to the width of a panel; their end stays, which tells images of one series apart."""
     if measure_words(words) <= PANEL_SIDE:
         return words
-    while measure_words(f"{words}...") > PANEL_SIDE:
-        words = words[:-1]
-    return f"{words}..."
+    while measure_words(f"...{words}") > PANEL_SIDE:
+        words = words[1:]
+    return f"...{words}"
 
 
 def _area_curves(

@@ -216,3 +216,19 @@ def test_contradictory_settings_of_stain_are_named(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert message in fail(capsys, "train", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train.balance=median"], "train.balance=median is not known; use one of: none, inverse, sqrt"),
+        (["train.sampling=all"], "train.sampling=all is not known; use one of: uniform, types"),
+        (["train.sampling_gamma=1.5"], "train.sampling_gamma=1.5 must lie in 0..1"),
+        (["train.balance=sqrt", "train.class_weights=[1,2,3,4,5]"], "drop one of the two"),
+        (["train.balance=sqrt", "model.has_types=false"], "train.balance=sqrt weighs types"),
+    ],
+)
+def test_contradictory_settings_against_imbalance_are_named(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in fail(capsys, "train", *arguments)

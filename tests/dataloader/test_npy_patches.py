@@ -149,3 +149,15 @@ def test_an_index_outside_is_an_index_error(tmp_path: Path) -> None:
     write_patches(tmp_path / "train", 1)
     with pytest.raises(IndexError, match="patch 1 of 1"):
         NpyPatches(tmp_path / "train").read(1)
+
+
+def test_types_are_counted_over_whole_patches(tmp_path: Path) -> None:
+    values = np.zeros((8, 8, 5), np.int32)
+    values[:2, :, 4], values[7, 7, 4] = 1, 2
+    np.save(tmp_path / "a.npy", values)
+    np.save(tmp_path / "b.npy", 0 * values)
+    patches = NpyPatches(tmp_path, class_names=("background", "a", "b"))
+    np.testing.assert_array_equal(patches.type_pixels(), [[47, 16, 1], [64, 0, 0]])
+    np.save(tmp_path / "a.npy", values[..., :4])
+    np.save(tmp_path / "b.npy", values[..., :4])
+    assert NpyPatches(tmp_path).type_pixels().shape == (2, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from models.hovernet.checkpoint import read_checkpoint
 from run_utils.build import build_training
 from run_utils.training.balance import METHODS, balance_types, weigh_patches
-from run_utils.training.checkpoints import LAST_NAME
+from run_utils.training.checkpoints import LAST_NAME, STATE_NAME, load_state
 from run_utils.training.trainer import Trainer
 from tests.run_utils.conftest import MakeRun
 
@@ -118,3 +119,16 @@ def test_a_run_without_types_cannot_be_balanced(make_run: MakeRun) -> None:
     run.model.has_types = False
     with pytest.raises(ValueError, match=r"train.sampling=uniform"):
         build_training(run)
+
+
+def test_a_run_that_began_before_these_settings_resumes(make_run: MakeRun) -> None:
+    run = make_run()
+    Trainer(build_training(run), run).train()
+    path = Path(run.output) / STATE_NAME
+    content = read_checkpoint(path)
+    for name in ("balance", "sampling", "sampling_gamma"):
+        del content["settings"]["train"][name]
+    torch.save(content, path)
+    assert load_state(path, run) is not None
+    with pytest.raises(ValueError, match=r"train.sampling was uniform, is types"):
+        load_state(path, make_run(sampling="types"))
