@@ -29,7 +29,7 @@ class CheckSettings:
     output: str = MISSING
     min_area: int = 10
     max_area_um2: float = 1000.0
-    near_duplicate: float = 0.6
+    near_duplicate: float = 0.7
     num_panels: int = 6
     num_shown: int = 3
     workers: int = -1
