@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass, fields
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 IDENTITY = "identity"
+POSITIVE = ("max_concentrations", "lab_std")  # images are divided by them
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,17 @@ class StainStatistics:
                 raise ValueError(f"{name}={value} must be {shape} finite numbers; fit again")
             rows = array.tolist()
             object.__setattr__(self, name, tuple(map(tuple, rows)) if array.ndim == 2 else tuple(rows))
-        if not math.isfinite(self.intensity) or self.intensity <= 0:
-            raise ValueError(f"intensity={self.intensity} must be a grey level above 0; 255 is usual")
+            if name in POSITIVE and array.min() <= 0:
+                raise ValueError(f"{name}={value} must be above 0; fit again")
+        if self.stain_matrix and not np.any(self.stain_matrix, axis=0).all():
+            raise ValueError(
+                f"stain_matrix={self.stain_matrix} has a column of zeros, which is no stain; fit again"
+            )
+        if not _is_number(self.intensity) or not 0 < self.intensity < math.inf:
+            raise ValueError(
+                f"intensity={self.intensity} must be a number above 0, a grey level; 255 is usual"
+            )
+        object.__setattr__(self, "intensity", float(self.intensity))
         is_known = (self.stain_matrix and self.max_concentrations) or (self.lab_mean and self.lab_std)
         if not is_known and self.method != IDENTITY:
             raise ValueError(
@@ -100,7 +111,14 @@ class StainStatistics:
             raise ValueError(
                 f"{path} is no JSON ({error}); save statistics with StainStatistics.save"
             ) from error
-        return cls.from_dict(values)
+        try:
+            return cls.from_dict(values)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 PUBLISHED_TARGET = StainStatistics(
