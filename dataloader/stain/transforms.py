@@ -1,8 +1,9 @@
 """The stain code as MONAI-style transforms: channels first, arrays or tensors, alone or by key in a dictionary.
 
 Plain callables with MONAI's conventions, so that they work inside ``monai.transforms.Compose`` without MONAI being
-needed here. Compose seeds only MONAI's own classes: call ``set_random_state`` on the random ones, as MONAI's data
-loader does in its workers.
+needed here. They are no subclasses of MONAI's, which shows in two places: ``CacheDataset`` caches what comes before
+the first of them, neither it nor what follows; and ``Compose.set_random_state`` passes the random ones over, which
+are seeded by their own ``set_random_state`` alone. MONAI's data loader calls that in its workers.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _MAX_SEED = 2**32
 
 
 class NormalizeStain:
-    """Bring an image to a target stain.
+    """Bring an image to a target stain; MONAI's ``CacheDataset`` does not cache the result.
 
     Args:
         method: "macenko", "vahadane" or "reinhard".
@@ -48,7 +49,7 @@ class NormalizeStain:
 
 
 class ExtractStains:
-    """Find the two stain vectors of an image.
+    """Find the two stain vectors of an image; MONAI's ``CacheDataset`` does not cache them.
 
     Args:
         method: "macenko" or "vahadane".
@@ -76,6 +77,8 @@ class ExtractStains:
 
 class RandHEDJitter:
     """Vary haematoxylin, eosin and DAB by random scales and shifts; see ``HedJitter``.
+
+    Seed it by :meth:`set_random_state`: MONAI's ``Compose.set_random_state`` does not reach it, its data loader does.
 
     Args:
         prob: probability that an image is changed.
@@ -106,12 +109,12 @@ class RandHEDJitter:
         self._seed = seed if is_drawn else None
 
     def __call__(self, image: Any, randomize: bool = True) -> Any:
-        """Return (3, H, W) uint8 for (3, H, W) NumPy or torch in 0..255; where nothing is drawn, the image itself."""
+        """Return (3, H, W) uint8 for (3, H, W) NumPy or torch in 0..255; uint8 itself where nothing is drawn."""
         if randomize:
             self.randomize()
-        if self._seed is None:
-            return image
         levels = to_grey_levels(image)
+        if self._seed is None:
+            return levels
         tensor = levels if isinstance(levels, Tensor) else torch.from_numpy(np.ascontiguousarray(levels))
         jittered = self.jitter(tensor[None], torch.Generator().manual_seed(self._seed))[0]
         return jittered if isinstance(levels, Tensor) else jittered.numpy()
@@ -177,7 +180,7 @@ class ExtractStainsd:
 
 
 class RandHEDJitterd:
-    """:class:`RandHEDJitter` for the images under ``keys``, all by one draw."""
+    """:class:`RandHEDJitter` for the images under ``keys``, all by one draw; seeded as that is."""
 
     def __init__(
         self,

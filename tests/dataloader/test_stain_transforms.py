@@ -126,3 +126,27 @@ def test_the_transforms_work_inside_monais_compose(tmp_path):
     np.testing.assert_allclose(result, (wanted - wanted.min()) / np.ptp(wanted), atol=1e-6)
     stains = transforms.Compose([transforms.ToTensor(), ExtractStains()])(first(image))
     np.testing.assert_allclose(stains, ExtractStains()(first(image)))
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy], ids=["NumPy", "torch"])
+def test_floats_become_grey_levels_whether_the_jitter_is_drawn_or_not(convert):
+    image = convert(first(stain_image()).astype(np.float32))
+    jitter = RandHEDJitter(prob=0.5, scale=0.2).set_random_state(0)
+    assert {result.dtype for result in (jitter(image) for _ in range(20))} == {
+        convert(first(stain_image())).dtype
+    }
+
+
+def test_monai_caches_up_to_these_transforms_and_seeds_them_through_set_random_state():
+    monai = pytest.importorskip("monai", reason="MONAI is a development extra")
+    image = first(stain_image())
+    compose = monai.transforms.Compose([monai.transforms.ToNumpyd("image"), NormalizeStaind("image")])
+    cached = monai.data.CacheDataset([{"image": image}], compose, progress=False)
+    assert np.array_equal(cached._cache[0]["image"], image)  # not normalised yet
+    assert np.array_equal(cached[0]["image"], NormalizeStain()(image))
+    jitter = RandHEDJitter(prob=1, scale=0.2).set_random_state(0)
+    state = jitter.R.get_state()[1].copy()
+    monai.transforms.Compose([jitter]).set_random_state(seed=5)
+    assert np.array_equal(jitter.R.get_state()[1], state)
+    monai.data.utils.set_rnd(jitter, seed=5)
+    assert not np.array_equal(jitter.R.get_state()[1], state)
