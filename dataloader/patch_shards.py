@@ -2,16 +2,18 @@
 
 Zarr itself hands every read to another thread, several times: for a patch that takes four times as long as the
 decoding. What is read is the standard's layout (Zarr v3, ``sharding_indexed``): a file of chunks, and at its end the
-offset and the length of each, two little-endian uint64, and their CRC-32C.
+offset and the length of each, two little-endian uint64, and their CRC-32C. That is compared where a file is first
+read; chunks are compressed with a checksum of their own, which the decoder compares.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import google_crc32c
 import imagecodecs
 import numpy as np
 
@@ -47,6 +49,7 @@ class ShardedRows:
     dtype: np.dtype
     rows_per_file: int
     is_rgb: bool
+    _indices: dict[Path, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, path: Path, array: Any) -> ShardedRows:
@@ -75,17 +78,35 @@ class ShardedRows:
         """Read one row; all zero where Zarr left it out for being so.
 
         Raises:
+            FileNotFoundError: where the file of an image is missing, which is written even for black ones.
             ValueError: where the file is damaged.
         """
         file_number, place = divmod(row, self.rows_per_file)
         path = self.path.joinpath("c", str(file_number), *["0"] * len(self.shape))
         try:
-            chunk = _read_chunk(path, place, self.rows_per_file)
+            chunk = self._read_chunk(path, place)
             return np.zeros(self.shape, self.dtype) if chunk is None else self._decode(chunk)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if self.is_rgb:
+                raise FileNotFoundError(
+                    f"{path}: missing, it holds row {row}; extract the patches again"
+                ) from error
             return np.zeros(self.shape, self.dtype)
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"{path}: damaged at row {row}; extract the patches again") from error
+
+    def _read_chunk(self, path: Path, place: int) -> bytes | None:
+        """Read the compressed chunk at ``place`` in a file, None where there is none."""
+        with path.open("rb", buffering=0) as file:
+            if path not in self._indices:
+                self._indices[path] = _read_index(file, self.rows_per_file)
+            offset, length = (int(value) for value in self._indices[path][place])
+            if offset == MISSING:
+                return None
+            chunk = os.pread(file.fileno(), length, offset)
+        if len(chunk) < length:
+            raise ValueError(f"the index points to byte {offset + length}, where there is none")
+        return chunk
 
     def _decode(self, chunk: bytes) -> np.ndarray:
         height, width = self.shape[:2]
@@ -101,17 +122,15 @@ def _names(codecs: list[dict[str, Any]]) -> list[str]:
     return [codec["name"] for codec in codecs]
 
 
-def _read_chunk(path: Path, place: int, num_places: int) -> bytes | None:
-    """Read the compressed chunk at ``place`` of ``num_places`` in a file, None where there is none."""
-    with path.open("rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        start = size - CHECKSUM_BYTES - (num_places - place) * ENTRY_BYTES
-        if start < 0:
-            raise ValueError(f"{size} bytes are too few for an index")
-        entry = os.pread(file.fileno(), ENTRY_BYTES, start)
-        offset, length = (int(value) for value in np.frombuffer(entry, "<u8"))
-        if offset == MISSING:
-            return None
-        if offset + length > size:
-            raise ValueError(f"the index points to byte {offset + length} of {size}")
-        return os.pread(file.fileno(), length, offset)
+def _read_index(file: BinaryIO, num_places: int) -> np.ndarray:
+    """Read the (num_places, 2) uint64 offsets and lengths at the end of a file."""
+    size = os.fstat(file.fileno()).st_size
+    num_bytes = num_places * ENTRY_BYTES
+    start = size - num_bytes - CHECKSUM_BYTES
+    if start < 0:
+        raise ValueError(f"{size} bytes are too few for an index")
+    content = os.pread(file.fileno(), num_bytes + CHECKSUM_BYTES, start)
+    index, checksum = content[:num_bytes], content[num_bytes:]
+    if google_crc32c.value(index) != int.from_bytes(checksum, "little"):
+        raise ValueError("the index does not match its checksum")
+    return np.frombuffer(index, "<u8").reshape(num_places, 2)

@@ -5,7 +5,7 @@ Arrays: ``image (P, S, S, 3) uint8`` RGB, ``label_map (P, S, S) int32`` with the
 its upper left corner in the source image, negative where that was mirrored. The group's attributes hold of each
 source image its size, the statistics of its stain, fitted on the whole of it, and of each of its patches the pixels of
 each type. A chunk is a patch, a file holds
-``PATCHES_PER_FILE`` of them; everything is compressed without loss.
+``PATCHES_PER_FILE`` of them; everything is compressed without loss, with checksums. Maps that are all zero are left out.
 """
 
 from __future__ import annotations
@@ -196,7 +196,8 @@ def _append(group: zarr.Group, start: int, number: int, image: AnnotatedImage) -
         rows["type_map"] = _cut(np.asarray(image.type_map), position_yx, settings.patch_size)
     stop = start + len(position_yx)
     for key, values in rows.items():
-        array = _array(group, key)
+        is_kept = key == "image"  # even where black: a file of images that is not there was lost
+        array = _array(group, key).with_config({"write_empty_chunks": is_kept})
         array.resize((stop, *array.shape[1:]))
         array[start:stop] = values
     return len(position_yx), count_types(
@@ -360,7 +361,7 @@ def _require_arrays(group: zarr.Group, settings: PatchSettings) -> None:
     """Create the arrays that are missing, with no rows yet."""
     size = settings.patch_size
     maps = {"label_map": "int32", "type_map": "uint8"} if settings.class_names else {"label_map": "int32"}
-    shared: dict[str, Any] = {"compressors": [ZstdCodec(level=ZSTD_LEVEL)], "fill_value": 0}
+    shared: dict[str, Any] = {"compressors": [ZstdCodec(level=ZSTD_LEVEL, checksum=True)], "fill_value": 0}
     layouts: dict[str, dict[str, Any]] = {
         "image": {"dtype": "uint8", "size": (size, size, 3), "filters": [RgbDifferences()]},
         **{key: {"dtype": dtype, "size": (size, size)} for key, dtype in maps.items()},

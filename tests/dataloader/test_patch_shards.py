@@ -11,7 +11,7 @@ import pytest
 import zarr
 
 from dataloader.annotations import AnnotatedImage
-from dataloader.patch_shards import ShardedRows
+from dataloader.patch_shards import CHECKSUM_BYTES, ENTRY_BYTES, ShardedRows
 from dataloader.patches import PatchSettings, PatchStore, prepare_store, write_patches
 from tests.annotated import make_annotated
 
@@ -51,6 +51,61 @@ def test_chunks_and_files_that_zarr_left_out_are_zero(tmp_path: Path, shape: tup
     store = write_store(tmp_path / "s.zarr", full, empty)
     assert_read_as_zarr_does(store)
     assert not store.read(len(store) - 1).label_map.any()
+
+
+def test_black_images_are_written_so_that_a_file_of_images_is_never_left_out(tmp_path: Path) -> None:
+    annotated = make_annotated("black", (40, 50))
+    store = write_store(tmp_path / "s.zarr", replace(annotated, image=np.zeros_like(annotated.image)))
+    assert_read_as_zarr_does(store)
+    assert len(_shards(store, "image")) == 3
+
+
+def test_a_missing_file_of_images_is_an_error_that_names_it(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "s.zarr", make_annotated("one", (40, 50)))
+    _shards(store, "image")[1].unlink()
+    store.read(15)
+    with pytest.raises(
+        FileNotFoundError, match=r"image/c/1/0/0/0: missing, it holds row 16; extract the patches again"
+    ):
+        store.read(16)
+
+
+@pytest.mark.parametrize("key", ["image", "label_map", "type_map"])
+def test_a_bit_that_flipped_anywhere_in_a_file_is_an_error_or_changes_nothing(
+    tmp_path: Path, key: str
+) -> None:
+    """A few bits of a header are not used; those of the values and of the index all are."""
+    store = write_store(tmp_path / "s.zarr", make_annotated("one", (9, 30)))
+    path = _shards(store, key)[0]
+    content, rng = path.read_bytes(), np.random.default_rng(0)
+    wanted = [getattr(store.read(index), key) for index in range(len(store))]
+    num_errors, bits = 0, rng.choice(8 * len(content), 200, replace=False)
+    for bit in bits:
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            for index, values in enumerate(wanted):
+                np.testing.assert_array_equal(getattr(PatchStore(store.path).read(index), key), values)
+        except ValueError as error:
+            assert f"{key}/c/0/0/0" in str(error) and "damaged" in str(error)
+            num_errors += 1
+    assert num_errors >= 0.95 * len(bits)
+
+
+def test_an_index_that_calls_chunks_empty_is_an_error(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "s.zarr", make_annotated("one", (40, 50)))
+    path = _shards(store, "label_map")[0]
+    content = bytearray(path.read_bytes())
+    content[-CHECKSUM_BYTES - ENTRY_BYTES : -CHECKSUM_BYTES] = b"\xff" * ENTRY_BYTES
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"label_map/c/0/0/0: damaged at row 0"):
+        store.read(0)
+
+
+def _shards(store: PatchStore, key: str) -> list[Path]:
+    paths = (path for path in (store.path / key / "c").rglob("*") if path.is_file())
+    return sorted(paths, key=lambda path: int(path.relative_to(store.path / key / "c").parts[0]))
 
 
 @pytest.mark.parametrize("num_bytes", [0, 100, 300])
