@@ -1,10 +1,11 @@
 """Does stain normalisation help, and does HED jitter? `python -m benchmarks.stain_training`.
 
 Trains the lite network on CoNSeP with neither, either and both, with the same budget and seed, and scores the last
-weights of each on the Test images: as they are, each in the stain of another one of them, and each in the stain of
-the sample slide, which another laboratory stained and another scanner read. Where a network was trained on
-normalised patches, each image is normalised by its own stain first, fitted after the shift. A run that was
-killed goes on; one that ended is scored again.
+weights of each on the Test images: as they are, each with the stain vectors of another one of them, and each in the
+colours of the sample slide, which another laboratory stained and another scanner read. The shifts are Vahadane's and
+Reinhard's, the normalisation is Macenko's, so that it does not undo its own arithmetic. Where a network was trained on
+normalised patches, each image is normalised by its own stain first, fitted after the shift. A run that was killed
+goes on; one that ended is scored again.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from config.schema import (
 )
 from dataloader.patches import PatchStore
 from dataloader.slides import open_slide
-from dataloader.stain import MacenkoNormalizer, StainStatistics
+from dataloader.stain import MacenkoNormalizer, ReinhardNormalizer, StainStatistics, make_normalizer
 from dataloader.tissue_pixels import sample_slide
 from models.hovernet.checkpoint import load_checkpoint
 from run_utils.build import MATCH_RADIUS_UM
@@ -60,11 +61,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=25, help="of 44 steps")
     parser.add_argument("--seed", type=int, default=10, help="of weights, order, warps and colours")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--runs", nargs="*", default=list(STAINS), choices=list(STAINS), help="of the four")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     store = PatchStore(Path(arguments.patches) / "test.zarr")
     rows = []
-    for name, stain in STAINS.items():
+    for name in arguments.runs:
+        stain = STAINS[name]
         run = describe_run(arguments, name, stain)
         train(run)
         for shift, recolour in shifts(store).items():
@@ -103,23 +106,29 @@ def describe_run(arguments: argparse.Namespace, name: str, stain: StainSettings)
 
 def shifts(store: PatchStore) -> dict[str, Recolour | None]:
     """Return what is done to the Test images, by name."""
-    own = store.stain_statistics("macenko")
-    others = [*own[len(own) // 2 :], *own[: len(own) // 2]]
+    vahadane = store.stain_statistics("vahadane")
+    half = len(vahadane) // 2
     with open_slide(SAMPLE) as slide:
-        sample = MacenkoNormalizer().estimate(sample_slide(slide))
+        sample = ReinhardNormalizer().estimate(sample_slide(slide))
     return {
         "as they are": None,
-        "another's stain": partial(restain, own, others),
-        "sample slide's stain": partial(restain, own, [sample] * len(own)),
+        "another's stain": partial(restain, "vahadane", vahadane, [*vahadane[half:], *vahadane[:half]]),
+        "the sample slide's colours": partial(
+            restain, "reinhard", store.stain_statistics("reinhard"), [sample] * len(vahadane)
+        ),
     }
 
 
 def restain(
-    own: Sequence[StainStatistics], wanted: Sequence[StainStatistics], images: Any, sources: Sequence[int]
+    method: str,
+    own: Sequence[StainStatistics],
+    wanted: Sequence[StainStatistics],
+    images: Any,
+    sources: Sequence[int],
 ) -> Any:
     """Return a batch of one image, its number in `sources`, in the stain that is wanted of it."""
     (number,) = sources
-    return MacenkoNormalizer(wanted[number]).transform(images, own[number])
+    return make_normalizer(method, wanted[number]).transform(images, own[number])
 
 
 def score(

@@ -19,7 +19,7 @@ _SEED = 0
 
 
 def sample_slide(slide: Slide, overview: np.ndarray | None = None) -> np.ndarray:
-    """Return (P, 3) uint8 pixels of a slide's own tissue, level 0; of an image of few pixels all of them.
+    """Return (N, h, w, 3) uint8 squares of a slide's own tissue, level 0; an image of few pixels comes whole.
 
     Args:
         slide: what to read.
@@ -33,7 +33,7 @@ def sample_slide(slide: Slide, overview: np.ndarray | None = None) -> np.ndarray
 
 
 def sample_tissue(slide: Slide, mpp: float | None, tissue: Tissue | None) -> np.ndarray:
-    """Read pixels spread evenly over tissue, the same on every call.
+    """Read squares spread evenly over tissue, the same on every call.
 
     Args:
         slide: what to read.
@@ -41,8 +41,8 @@ def sample_tissue(slide: Slide, mpp: float | None, tissue: Tissue | None) -> np.
         tissue: where to look, in the frame of the working resolution; None for everywhere.
 
     Returns:
-        (P, 3) uint8 RGB: all of a slide of at most ``NUM_SQUARES`` squares, else as many squares, each around a
-        place that is tissue; none where there is no tissue.
+        (N, h, w, 3) uint8 RGB: a slide of at most as many pixels as ``NUM_SQUARES`` squares have as it is, N = 1;
+        else so many squares, each around a place that is tissue; N = 0 where there is no tissue.
 
     Raises:
         SlideError: the file cannot be decoded there.
@@ -50,7 +50,7 @@ def sample_tissue(slide: Slide, mpp: float | None, tissue: Tissue | None) -> np.
     shape = slide.working_shape(mpp)
     with ThreadPoolExecutor(num_read_threads(), thread_name_prefix="sample") as threads:
         squares = list(threads.map(lambda box: slide.read(box, mpp), _place_squares(shape, tissue)))
-    return np.concatenate([np.zeros((0, 3), np.uint8), *(square.reshape(-1, 3) for square in squares)])
+    return np.stack(squares) if squares else np.zeros((0, SQUARE_SIDE, SQUARE_SIDE, 3), np.uint8)
 
 
 def _place_squares(shape: tuple[int, int], tissue: Tissue | None) -> list[Box]:

@@ -12,10 +12,15 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
+BLOCK_SIDE = 8
+"""Pixels, 2 µm at 40x: smaller than a nucleus, larger than the noise of a camera and of JPEG."""
+MIN_BLOCKS = 4096
+"""That small images are still cut into."""
 _SEED = 0  # of the places where large images are sampled: the same image gives the same statistics
 
 
@@ -110,9 +115,46 @@ def sample_pixels(images: Any, max_pixels: int | None) -> Any:
     pixels = to_grey_levels(pixels.reshape(-1, 3))
     if xp is not torch:
         return pixels
-    if pixels.is_cuda and has_cupy():
+    if _is_for_cupy(pixels):
         return load_gpu().cupy.from_dlpack(pixels.detach().contiguous())
     return pixels.detach().cpu().numpy()
+
+
+def _is_for_cupy(tensor: Tensor) -> bool:
+    return tensor.is_cuda and has_cupy()
+
+
+def average_blocks(images: Any) -> Any:
+    """Return the means over blocks of up to ``BLOCK_SIDE`` px a side, smaller where few blocks would be left.
+
+    Args:
+        images: RGB images as :func:`view_channels_last` takes them, in 0..255; (P, 3) pixels have no neighbours
+            and come back as they are.
+
+    Returns:
+        (…, h, w, 3) uint8 NumPy or CuPy; what does not fill a block is left out.
+    """
+    pixels = view_channels_last(images)
+    side = int(math.sqrt(math.prod(pixels.shape[:-1]) / MIN_BLOCKS))
+    side = min(side, BLOCK_SIDE, *pixels.shape[-3:-1]) if pixels.ndim > 2 else 1
+    if side < 2:
+        return images
+    pixels = to_grey_levels(pixels)
+    if isinstance(pixels, Tensor):
+        pixels = (
+            load_gpu().cupy.from_dlpack(pixels.detach())
+            if _is_for_cupy(pixels)
+            else pixels.detach().cpu().numpy()
+        )
+    height, width = (length // side * side for length in pixels.shape[-3:-1])
+    whole = pixels[..., :height, :width, :]
+    if namespace_of(whole) is not np:
+        blocks = whole.reshape(*whole.shape[:-3], height // side, side, width // side, side, 3)
+        return blocks.mean((-4, -2)).round().astype(np.uint8)
+    size = (width // side, height // side)
+    flat = whole.reshape(-1, height, width, 3)
+    means = [cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA) for image in flat]
+    return np.stack(means).reshape(*whole.shape[:-3], size[1], size[0], 3)
 
 
 def look_up_tensor(table: np.ndarray, levels: Tensor) -> Tensor:

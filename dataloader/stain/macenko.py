@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from dataloader.stain.apply import recolour
-from dataloader.stain.arrays import namespace_of, sample_pixels, to_host
+from dataloader.stain.arrays import namespace_of, to_host
 from dataloader.stain.density import (
+    MIN_RED_GAP,
     VARIANTS,
-    look_up,
     mean_and_covariance,
     mixing_matrices,
     statistics_of,
-    too_little,
+    tissue_densities,
 )
 from dataloader.stain.mixing import DensityMixing
 from dataloader.stain.sources import as_sources, resolve_target
@@ -54,7 +54,9 @@ class MacenkoNormalizer:
     def estimate(self, images: Any) -> StainStatistics:
         """Return the stain of an image, or of the tissue pixels of a slide; nothing is kept.
 
-        Background is left out. Too little tissue, or one colour only, gives the identity, and a warning.
+        Background and black are left out. The vectors are fitted on means over small blocks, for which images have to
+        be given as such: (P, 3) pixels have no neighbours. Too little tissue, or one colour only, gives the identity,
+        and a warning.
 
         Args:
             images: (H, W, 3), (N, H, W, 3) or (P, 3) NumPy or CuPy; (3, H, W), (N, 3, H, W) or (P, 3) torch; RGB in
@@ -63,20 +65,15 @@ class MacenkoNormalizer:
         Raises:
             ValueError: if it is no RGB, holds NaN, or is scaled to 0..1.
         """
-        pixels = sample_pixels(images, self.max_pixels)
-        is_tissue = self.variant.find_tissue(pixels)
-        num_tissue = int(is_tissue.sum())
-        if identity := too_little(num_tissue):
-            return identity
-        table = self.variant.table()
-        density = look_up(table, pixels[is_tissue])
-        stain_matrix = find_edges(density)
+        densities = tissue_densities(images, self.variant, self.max_pixels)
+        if isinstance(densities, StainStatistics):
+            return densities
+        stain_matrix = find_edges(densities[0])
         if self.variant.only_positive:
             stain_matrix = np.maximum(stain_matrix, 0)
             stain_matrix /= np.linalg.norm(stain_matrix, axis=0)
-        if not self.variant.only_tissue and num_tissue < len(pixels):
-            density = look_up(table, pixels)
-        return statistics_of("macenko", stain_matrix, density, self.variant.intensity)
+        gap = MIN_RED_GAP if self.variant.smooths else 0.0
+        return statistics_of("macenko", stain_matrix, densities[1], self.variant.intensity, min_red_gap=gap)
 
     def fit(self, images: Any) -> MacenkoNormalizer:
         """Keep the stain of an image or slide as the one that :meth:`transform` starts from; see :meth:`estimate`."""

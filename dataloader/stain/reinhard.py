@@ -24,6 +24,10 @@ MIN_STD = 0.5
 """Of L*, a* and b*, below a just noticeable difference: of one colour no spread can be scaled."""
 
 
+MIN_CHROMA = 6.0
+"""Of the tissue's mean colour; H&E has 20 to 45, grey with a camera's noise next to none."""
+
+
 class ReinhardNormalizer:
     """Match mean and standard deviation of L*, a*, b* over tissue (Reinhard et al. 2001, there in l-alpha-beta).
 
@@ -55,6 +59,9 @@ class ReinhardNormalizer:
         xp = namespace_of(pixels)
         lab = xp.stack(rgb_to_lab(xp.asarray(LINEAR)[pixels.T], xp))
         mean, deviation = (to_host(lab.mean(1, dtype=np.float64)), to_host(lab.std(1, dtype=np.float64)))
+        chroma = float(np.hypot(mean[1], mean[2]))
+        if chroma < MIN_CHROMA:
+            return give_up(f"the mean colour has a chroma of {chroma:.1f}, {MIN_CHROMA:g} is needed: grey")
         if deviation.min() < MIN_STD:
             return give_up(
                 f"L*a*b* spread by {deviation.round(2)}, {MIN_STD} is needed of each: one colour, or grey"

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from dataloader.stain.apply import recolour
-from dataloader.stain.arrays import namespace_of, sample_pixels, to_host
-from dataloader.stain.density import ROBUST, look_up, mixing_matrices, statistics_of, too_little
+from dataloader.stain.arrays import namespace_of, to_host
+from dataloader.stain.density import MIN_RED_GAP, ROBUST, mixing_matrices, statistics_of, tissue_densities
 from dataloader.stain.mixing import DensityMixing
 from dataloader.stain.sources import as_sources, resolve_target
 from dataloader.stain.statistics import PUBLISHED_TARGET, StainStatistics
@@ -49,12 +49,13 @@ class VahadaneNormalizer:
 
         Takes and refuses what ``MacenkoNormalizer.estimate`` does; too little tissue gives the identity likewise.
         """
-        pixels = sample_pixels(images, self.max_pixels)
-        pixels = pixels[ROBUST.find_tissue(pixels)]
-        if identity := too_little(len(pixels)):
-            return identity
-        density = look_up(ROBUST.table(), pixels)
-        return statistics_of("vahadane", factorise(density), density, ROBUST.intensity)
+        densities = tissue_densities(images, ROBUST, self.max_pixels)
+        if isinstance(densities, StainStatistics):
+            return densities
+        stain_matrix = factorise(densities[0])
+        return statistics_of(
+            "vahadane", stain_matrix, densities[1], ROBUST.intensity, min_red_gap=MIN_RED_GAP
+        )
 
     def fit(self, images: Any) -> VahadaneNormalizer:
         """Keep the stain of an image or slide as the one that :meth:`transform` starts from."""

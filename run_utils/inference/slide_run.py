@@ -17,7 +17,7 @@ from dataloader.outlines import read_outlines, to_working
 from dataloader.slides import Slide, SlideError, open_slide
 from dataloader.stain import Normalizer
 from dataloader.tissue import Tissue, find_mask, find_tissue, overview_mpp, read_mask, read_overview
-from dataloader.tissue_pixels import sample_tissue
+from dataloader.tissue_pixels import sample_slide, sample_tissue
 from run_utils.inference.journal import JournalBusyError
 from run_utils.inference.manifest import Identity, Manifest, identify
 from run_utils.inference.monitor import Monitor
@@ -113,7 +113,7 @@ class SlideRunner:
             tissue = self._find_tissue(name, slide, mpp, overview)
         if tissue is not None and tissue.is_empty:
             return SlideStatus(name, SKIPPED, NOTHING_CHOSEN if self.settings.mask else NO_TISSUE)
-        predictor, stain = self._fit_stain(name, slide, mpp, tissue)
+        predictor, stain = self._fit_stain(name, slide, overview)
         result = SlideResult(
             name=name,
             shape=shape,
@@ -167,15 +167,19 @@ class SlideRunner:
             return None
         return Tissue(slide.working_shape(mpp), mask, outlines)
 
-    def _fit_stain(
-        self, name: str, slide: Slide, mpp: float | None, tissue: Tissue | None
-    ) -> tuple[Predictor, dict[str, Any]]:
-        """Return what predicts this slide, its tiles normalised where they are to be, and the record of that."""
+    def _fit_stain(self, name: str, slide: Slide, overview: np.ndarray) -> tuple[Predictor, dict[str, Any]]:
+        """Return what predicts this slide, its tiles normalised where they are to be, and the record of that.
+
+        The fit is on tissue of the whole slide, wherever is looked: a region does not change the nuclei of another.
+        """
         stain = describe_stain(self.normalizer)
         if self.normalizer is None:
             return self.predictor, stain
         with self.monitor.stage("fit stain"):
-            source = self.normalizer.estimate(sample_tissue(slide, mpp, tissue))
+            all_over = (
+                sample_slide(slide, overview) if self.settings.tissue else sample_tissue(slide, None, None)
+            )
+            source = self.normalizer.estimate(all_over)
         if source.is_identity:
             logger.warning("%s: shows too little stain to normalise: it is predicted as it is", name)
         return NormalisingPredictor(self.predictor, self.normalizer, source), {

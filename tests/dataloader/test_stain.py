@@ -76,14 +76,14 @@ def test_torchstain_itself_gives_the_torchstain_variant():
 
 
 def test_the_robust_variant_does_not_depend_on_how_much_glass_there_is():
-    image = stain_image(glass=0)
+    image = stain_image(528, 528, glass=0)
     with_glass = np.concatenate([image, np.full((400, *image.shape[1:]), 250, np.uint8)])
     assert MacenkoNormalizer().estimate(image) == MacenkoNormalizer().estimate(with_glass)
 
 
 @pytest.mark.parametrize("normalizer", [MacenkoNormalizer(), VahadaneNormalizer()])
 def test_known_stains_are_recovered_to_a_few_degrees(normalizer):
-    found = normalizer.estimate(stain_image(200, 200))
+    found = normalizer.estimate(stain_image(528, 528))
     assert degrees_between(np.array(found.stain_matrix), STAINS).max() < 3
     assert (np.array(found.stain_matrix) >= 0).all()
 
@@ -209,12 +209,38 @@ def test_an_unknown_variant_lists_the_known():
         MacenkoNormalizer(variant="none")
 
 
-def test_one_stain_alone_is_not_fitted(caplog):
-    density = np.random.default_rng(0).gamma(2, 0.5, (64, 64, 1)) * STAINS[:, 0]
+@pytest.mark.parametrize("noise", [0, 2])
+def test_one_stain_alone_is_not_fitted(noise, caplog):
+    generator = np.random.default_rng(0)
+    density = generator.gamma(2, 0.5, (66, 66, 1)).repeat(8, 0).repeat(8, 1) * STAINS[:, 0]
+    image = 255 * np.exp(-density) + generator.normal(0, noise, (528, 528, 3))
     with caplog.at_level(logging.WARNING):
-        found = MacenkoNormalizer().estimate((255 * np.exp(-density)).round().astype(np.uint8))
+        found = MacenkoNormalizer().estimate(image.round().clip(0, 255).astype(np.uint8))
     assert found.is_identity
     assert "colours stay" in caplog.text
+
+
+@pytest.mark.parametrize("normalizer", [MacenkoNormalizer(), VahadaneNormalizer(), ReinhardNormalizer()])
+def test_grey_with_a_cameras_noise_is_not_fitted(normalizer):
+    image = np.random.default_rng(0).normal(153, 3, (528, 528, 3)).round().astype(np.uint8)
+    assert normalizer.estimate(image).is_identity
+
+
+def test_noise_of_the_camera_does_not_turn_the_stains_of_pale_eosin():
+    generator = np.random.default_rng(0)
+    image = stain_image(528, 528, eosin=0.3, glass=0).astype(float)
+    noise = generator.normal(0, 9, (528, 528, 1)) * np.array([0, -0.4, 0.9])  # blue against green
+    found = MacenkoNormalizer().estimate((image + noise).round().clip(0, 255).astype(np.uint8))
+    assert degrees_between(np.array(found.stain_matrix), STAINS).max() < 5
+
+
+@pytest.mark.parametrize(
+    "normalizer", [MacenkoNormalizer(), VahadaneNormalizer(max_pixels=None), ReinhardNormalizer()]
+)
+def test_black_beside_a_slide_changes_nothing(normalizer):
+    image = stain_image(528, 528, glass=0)
+    with_black = np.concatenate([image, np.zeros((16, 528, 3), np.uint8)])
+    assert normalizer.estimate(with_black) == normalizer.estimate(image)
 
 
 HOST = """
