@@ -23,7 +23,7 @@ class StainSettings:
         hed_scale: largest share by which haematoxylin, eosin and DAB grow or shrink, each sample by its own draw.
         hed_shift: largest optical density of each that is added or taken.
         order: of the stages of a batch: normalise, hed (the jitter above) and colour (hue, saturation, brightness,
-            contrast, blur and noise of `augmentation`); one that is left out is switched off.
+            contrast, blur and noise of `augmentation`); colour that is left out is switched off.
     """
 
     method: str = "none"
@@ -47,6 +47,12 @@ class StainSettings:
                 f"stain.method={self.method} is left out by stain.order={self.order}; add normalise to it, "
                 "or set stain.method=none"
             )
+        for name in ("hed_scale", "hed_shift"):
+            if getattr(self, name) and "hed" not in self.order:
+                raise ValueError(
+                    f"stain.{name}={getattr(self, name)} is left out by stain.order={self.order}; add hed to it, "
+                    f"or set stain.{name}=0"
+                )
         if self.target and self.method == "none":
             raise ValueError(f"stain.target={self.target} needs a method; set stain.method=macenko")
 

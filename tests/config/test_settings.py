@@ -209,6 +209,8 @@ def test_stages_of_the_stain_are_chosen_and_ordered_by_settings() -> None:
         (["stain.order=[normalise,blur]"], "stain.order=blur is not known"),
         (["stain.order=[hed,hed]"], "names a stage twice"),
         (["stain=macenko", "stain.order=[colour]"], "add normalise to it"),
+        (["stain=hed_jitter", "stain.order=[normalise,colour]"], "add hed to it"),
+        (["stain.hed_shift=0.1", "stain.order=[]"], "stain.hed_shift=0.1 is left out by stain.order=[]"),
         (["stain.target=a.json"], "set stain.method=macenko"),
     ],
 )
