@@ -5,7 +5,7 @@ Arrays: ``image (P, S, S, 3) uint8`` RGB, ``label_map (P, S, S) int32`` with the
 its upper left corner in the source image, negative where that was mirrored. The group's attributes hold of each
 source image its size, the statistics of its stain, fitted on the whole of it, and of each of its patches the pixels of
 each type. A chunk is a patch, a file holds
-``PATCHES_PER_FILE`` of them; everything is compressed without loss, with checksums. Maps that are all zero are left out.
+``PATCHES_PER_FILE`` of them; everything is compressed without loss, with checksums. Maps of zeros are left out.
 """
 
 from __future__ import annotations

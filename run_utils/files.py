@@ -1,4 +1,4 @@
-"""Files that appear under their names whole or not at all."""
+"""Files that appear under their names whole or not at all, and words that may name a file."""
 
 from __future__ import annotations
 
@@ -20,3 +20,8 @@ def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_file(text: str) -> bool:
+    """Return whether a text names a file; one that is too long for a name, at which `Path` raises, does not."""
+    return os.path.isfile(text)  # noqa: PTH113

@@ -56,8 +56,6 @@ def normalize_all(settings: NormalizeSettings) -> int:
     files = find_images(Path(settings.input))
     _check_places(settings, files)
     normalizer = build_normalizer(settings.method, settings.target)
-    if normalizer.target.is_identity:
-        raise ValueError(f"target={settings.target} holds no stain: too little was found when it was fitted")
     _record(settings, normalizer)
     cv2.setNumThreads(1)  # tiles are made side by side, one thread each
     runner = StainRunner(settings, normalizer)

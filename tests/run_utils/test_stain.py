@@ -74,6 +74,29 @@ def test_a_file_of_statistics_brings_its_method_and_target(method: str, tmp_path
     assert (normalizer.method, normalizer.target) == (method, statistics)
 
 
+LAB = StainStatistics("reinhard", lab_mean=(60.0, 20.0, -20.0), lab_std=(10.0, 5.0, 7.0))
+
+
+@pytest.mark.parametrize(
+    ("trained", "target", "method"),
+    [
+        ("vahadane", OTHER, "vahadane"),  # both know stain matrices
+        ("macenko", OTHER, "macenko"),
+        ("reinhard", OTHER, "macenko"),
+        ("vahadane", LAB, "reinhard"),
+        ("reinhard", LAB, "reinhard"),
+    ],
+)
+def test_statistics_are_normalised_to_as_the_training_did_where_its_method_takes_them(
+    trained: str, target: StainStatistics, method: str, tmp_path: Path
+) -> None:
+    target.save(tmp_path / "target.json")
+    notes = {"stain": describe_stain(make_normalizer(trained))}
+    normalizer = choose_normalizer(str(tmp_path / "target.json"), notes)
+    assert normalizer is not None
+    assert (normalizer.method, normalizer.target) == (method, target)
+
+
 def test_a_picture_as_target_is_fitted_by_the_method_of_the_training(picture: Path) -> None:
     for notes, method in (
         ({}, "macenko"),
@@ -107,3 +130,49 @@ def test_statistics_of_another_kind_are_refused(tmp_path: Path) -> None:
     OTHER.save(tmp_path / "macenko.json")
     with pytest.raises(ValueError, match="'macenko'"):
         build_normalizer("reinhard", str(tmp_path / "macenko.json"))
+
+
+def test_statistics_without_stain_are_no_target_for_anyone(tmp_path: Path) -> None:
+    path = tmp_path / "identity.json"
+    StainStatistics("identity").save(path)
+    for use in (
+        lambda: build_normalizer("macenko", str(path)),
+        lambda: choose_normalizer(str(path), TRAINED),
+    ):
+        with pytest.raises(ValueError, match=r"identity\.json holds no stain.*another target"):
+            use()
+
+
+BROKEN = [
+    {"method": "macenko"},
+    {"method": "mackenzie", "target": OTHER.to_dict()},
+    {"method": "macenko", "target": {"method": "macenko"}},
+    {"method": "macenko", "target": LAB.to_dict()},
+    {"target": OTHER.to_dict()},
+    "macenko",
+]
+
+
+@pytest.mark.parametrize("stain", BROKEN)
+def test_what_a_checkpoint_says_of_its_stain_and_cannot_be_is_refused_or_passed_over(stain, caplog) -> None:
+    with pytest.raises(
+        ValueError, match="stain=auto: the checkpoint says of its training's stain.*; give stain="
+    ):
+        choose_normalizer("auto", {"stain": stain})
+    assert choose_normalizer("none", {"stain": stain}) is None
+    normalizer = choose_normalizer("macenko", {"stain": stain})
+    assert normalizer is not None and normalizer.target == PUBLISHED_TARGET
+    assert "the checkpoint says of its training's stain" in caplog.text
+
+
+def test_a_word_too_long_for_a_file_is_none() -> None:
+    word = "macenko," * 40
+    with pytest.raises(FileNotFoundError, match="is no file, nor one of: auto"):
+        choose_normalizer(word, {})
+    with pytest.raises(FileNotFoundError, match="is no file; give"):
+        read_target(word, "macenko")
+
+
+def test_a_target_that_is_not_there_is_named() -> None:
+    with pytest.raises(FileNotFoundError, match=r"absent\.json is no file; give"):
+        read_target("absent.json", "macenko")
