@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from config.schema import InferSettings
-from run_utils.files import replacing
+from run_utils.files import is_file, replacing
 from run_utils.inference.status import DONE, SKIPPED, SlideStatus
 from run_utils.provenance import describe_environment
 
@@ -31,7 +31,6 @@ FREE_SETTINGS = (
     "read_workers",
     "decode_workers",
 )
-MAX_PATH = 1024  # characters; `regions=` may be a long list of boxes, which is no path
 
 Identity = dict[str, int]
 
@@ -165,8 +164,9 @@ def identify(path: Path) -> Identity:
 def _digests(settings: InferSettings) -> dict[str, str]:
     """Return the SHA-256 of the files that settings name, so that another file of that name is told apart."""
     named = {name: getattr(settings, name) for name in ("checkpoint", "mask", "regions", "stain")}
-    return {
-        f"{name}_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()
-        for name, path in named.items()
-        if path and len(path) < MAX_PATH and Path(path).is_file()
-    }
+    return {f"{name}_sha256": _digest(path) for name, path in named.items() if is_file(path)}
+
+
+def _digest(path: str) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
