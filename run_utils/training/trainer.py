@@ -55,7 +55,7 @@ class TrainingParts:
         dtype: number format of the forward pass.
         num_workers: processes that read patches.
         patch_weights: (num_patches,) how often each patch is drawn; None draws each once an epoch.
-        facts: what the saved network should know: `types`, `mpp` and notes.
+        facts: what the saved network should know: `types`, `mpp`, `stain` and notes.
     """
 
     network: Network
@@ -305,10 +305,12 @@ class Trainer:
     def _save_state(self) -> None:
         self._check_finite()  # never overwrites a good state
         states = {name: part.state_dict() for name, part in self._stateful().items()}
-        save_state(self.output_dir / STATE_NAME, self.progress, self.run, states)
+        save_state(
+            self.output_dir / STATE_NAME, self.progress, self.run, states, stain=self.parts.facts["stain"]
+        )
 
     def _resume(self) -> None:
-        found = load_state(self.output_dir / STATE_NAME, self.run)
+        found = load_state(self.output_dir / STATE_NAME, self.run, stain=self.parts.facts["stain"])
         if found is None:
             return
         self.progress, states = found

@@ -129,6 +129,6 @@ def test_a_run_that_began_before_these_settings_resumes(make_run: MakeRun) -> No
     for name in ("balance", "sampling", "sampling_gamma"):
         del content["settings"]["train"][name]
     torch.save(content, path)
-    assert load_state(path, run) is not None
+    assert load_state(path, run, stain=content["stain"]) is not None
     with pytest.raises(ValueError, match=r"train.sampling was uniform, is types"):
-        load_state(path, make_run(sampling="types"))
+        load_state(path, make_run(sampling="types"), stain=content["stain"])
