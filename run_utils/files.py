@@ -1,7 +1,8 @@
-"""Files that appear under their names whole or not at all, and words that may name a file."""
+"""Files that appear under their names whole or not at all, folders that runs share, and words that may name a file."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,17 @@ def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locking(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask for the same out of a folder while the block runs."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def is_file(text: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -25,9 +24,9 @@ from run_utils.devices import usable_cpus
 from run_utils.files import replacing
 from run_utils.inference.status import DONE, FAILED, SKIPPED, SlideStatus
 from run_utils.inputs import find_images, is_slide
+from run_utils.normalisation_record import RECORD, NormalisationRecord
 from run_utils.outputs import SlideResult
 from run_utils.outputs.pyramid import TILE, Box, MakeTile, rgb_coding, row_boxes, write_pyramid
-from run_utils.provenance import write_provenance
 from run_utils.stain import build_normalizer
 from run_utils.training.contact_sheet import PANEL_SIZE, stack_panels, write_sheet
 
@@ -35,11 +34,12 @@ logger = logging.getLogger(__name__)
 
 SLIDE, IMAGE = ".tif", ".png"
 SHEET, STATISTICS = ".before_after.png", ".stain.json"
-RECORD, TARGET = "normalize.json", "target.json"
+TARGET = "target.json"
 MAX_THREADS = 8  # that read, normalise and encode tiles; some MB each
 PNG_LEVEL = 3  # of deflate: half the time of Pillow's 6, and files of tissue are no larger
 NO_STAIN = "too little stain was found to fit: its colours stay as they are"
 IS_DONE = "its result is there; overwrite=true makes it anew"
+IS_UNKNOWN = f"a result is there, but {RECORD} does not say how it was made; overwrite=true makes it anew"
 
 
 def normalize_all(settings: NormalizeSettings) -> int:
@@ -56,9 +56,9 @@ def normalize_all(settings: NormalizeSettings) -> int:
     files = find_images(Path(settings.input))
     _check_places(settings, files)
     normalizer = build_normalizer(settings.method, settings.target)
-    _record(settings, normalizer)
+    record = _open_record(settings, normalizer)
     cv2.setNumThreads(1)  # tiles are made side by side, one thread each
-    runner = StainRunner(settings, normalizer)
+    runner = StainRunner(settings, normalizer, record)
     statuses: list[SlideStatus] = []
     try:
         with logging_redirect_tqdm():
@@ -76,11 +76,15 @@ class StainRunner:
     Args:
         settings: of the run.
         normalizer: the method, and the target.
+        record: of the output folder.
     """
 
-    def __init__(self, settings: NormalizeSettings, normalizer: Normalizer) -> None:
+    def __init__(
+        self, settings: NormalizeSettings, normalizer: Normalizer, record: NormalisationRecord
+    ) -> None:
         self.settings = settings
         self.normalizer = normalizer
+        self.record = record
         self.output_dir = Path(settings.output)
 
     def run(self, name: str, path: Path) -> SlideStatus:
@@ -96,12 +100,15 @@ class StainRunner:
         return status
 
     def _run(self, name: str, path: Path) -> SlideStatus:
-        if not self.settings.overwrite and any(result.exists() for result in _results(self.output_dir, name)):
-            return SlideStatus(name, SKIPPED, IS_DONE)
+        has_result = any(result.exists() for result in _results(self.output_dir, name))
+        is_made_so = self.record.is_made_so(name)
+        if has_result and is_made_so is not False and not self.settings.overwrite:
+            return SlideStatus(name, SKIPPED, IS_DONE if is_made_so else IS_UNKNOWN)
         with open_slide(path, self.settings.mpp or None, reader=self.settings.reader) as slide:
             overview = read_overview(slide)
             source = self.normalizer.estimate(self._sample(slide, overview))
             self._write(name, slide, source, overview)
+            self.record.add(name)
             height, width = slide.shape_level0
         reason = NO_STAIN if source.is_identity else ""
         return SlideStatus(name, DONE, reason, num_pixels=height * width)
@@ -179,30 +186,17 @@ def _results(output_dir: Path, name: str) -> list[Path]:
     return [output_dir / f"{name}{extension}" for extension in (SLIDE, IMAGE)]
 
 
-def _record(settings: NormalizeSettings, normalizer: Normalizer) -> None:
-    """Write what the results of a folder are made with; refuse where there are some made otherwise.
-
-    Raises:
-        ValueError: see above; with overwrite=true the record is replaced instead.
-    """
-    path = Path(settings.output) / RECORD
+def _open_record(settings: NormalizeSettings, normalizer: Normalizer) -> NormalisationRecord:
+    """Return the output folder's record, the target beside it; see there for what is refused."""
     facts = {
         "method": settings.method,
-        "target": json.loads(json.dumps(normalizer.target.to_dict())),
+        "target": normalizer.target.to_dict(),
         "quality": settings.quality,
         "tissue": settings.tissue,
     }
-    if path.is_file() and not settings.overwrite:
-        earlier = json.loads(path.read_text())
-        differing = [name for name, value in facts.items() if earlier.get(name) != value]
-        if differing:
-            raise ValueError(
-                f"output={settings.output} holds results of another {' and '.join(differing)}; "
-                "give another output=, or overwrite=true"
-            )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_provenance(path, **facts)
-    _save(normalizer.target, path.with_name(TARGET))
+    record = NormalisationRecord(Path(settings.output), facts, overwrite=settings.overwrite)
+    _save(normalizer.target, record.path.with_name(TARGET))
+    return record
 
 
 def _save(statistics: StainStatistics, path: Path) -> None:

@@ -6,7 +6,6 @@ import dataclasses
 import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from config.schema import InferSettings
-from run_utils.files import is_file, replacing
+from run_utils.files import is_file, locking, replacing
 from run_utils.inference.status import DONE, SKIPPED, SlideStatus
 from run_utils.provenance import describe_environment
 
@@ -131,15 +130,11 @@ class Manifest:
     @contextmanager
     def _content(self) -> Iterator[dict[str, Any]]:
         """Give the file's content to change, while no other run does."""
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX)
+        with locking(self.path.parent):
             content = self._read()
             yield content
             with replacing(self.path) as temporary:
                 temporary.write_text(json.dumps(content, indent=2) + "\n")
-        finally:
-            os.close(folder)
 
     def _read(self) -> dict[str, Any]:
         if not self.path.is_file():

@@ -13,7 +13,8 @@ from config.schema import NormalizeSettings
 from dataloader.slides import open_slide
 from dataloader.stain import NORMALIZERS, PUBLISHED_TARGET, StainStatistics, make_normalizer
 from run_utils.inputs import is_slide
-from run_utils.normalisation import RECORD, TARGET, normalize_all
+from run_utils.normalisation import TARGET, normalize_all
+from run_utils.normalisation_record import RECORD
 from run_utils.outputs.pyramid import TILE
 from tests.slide_files import MPP, damage_tile, write_pyramid
 from tests.stained import STAINS, degrees_between, stain_image
@@ -223,6 +224,42 @@ def test_results_of_another_stain_are_not_mixed_with_those_that_are_there(tmp_pa
         run(source, tmp_path / "out", method="reinhard")
     assert run(source, tmp_path / "out", method="reinhard", overwrite=True) == 0
     assert StainStatistics.load(tmp_path / "out" / "a.stain.json").method == "reinhard"
+
+
+def test_results_that_another_method_left_are_made_anew_once_one_was_overwritten(
+    tmp_path: Path, capsys
+) -> None:
+    for seed, name in enumerate("abc"):
+        save_image(tmp_path / "in" / f"{name}.png", stain_image(seed=seed))
+    assert run(tmp_path / "in", tmp_path / "out") == 0
+    assert run(tmp_path / "in" / "b.png", tmp_path / "out", method="reinhard", overwrite=True) == 0
+    capsys.readouterr()
+    assert run(tmp_path / "in", tmp_path / "out", method="reinhard") == 0
+    printed = capsys.readouterr().out
+    assert "b: skipped: its result is there" in printed
+    assert "a: skipped" not in printed and "c: skipped" not in printed
+    assert run(tmp_path / "in", tmp_path / "alone", method="reinhard") == 0
+    for name in "abc":
+        assert np.array_equal(
+            read(tmp_path / "out" / f"{name}.png"), read(tmp_path / "alone" / f"{name}.png")
+        )
+        assert StainStatistics.load(tmp_path / "out" / f"{name}.stain.json").method == "reinhard"
+
+
+def test_a_file_that_nobody_wrote_down_is_left_alone_and_pointed_out(tmp_path: Path, capsys) -> None:
+    source = save_image(tmp_path / "a.png", stain_image())
+    mine = save_image(tmp_path / "out" / "a.png", stain_image(seed=5)).read_bytes()
+    assert run(source, tmp_path / "out") == 0
+    assert "normalize.json does not say how it was made; overwrite=true" in capsys.readouterr().out
+    assert (tmp_path / "out" / "a.png").read_bytes() == mine
+
+
+@pytest.mark.parametrize("content", ["no", "[]", '{"results": 3}'])
+def test_a_record_that_is_none_is_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / RECORD).write_text(content)
+    with pytest.raises(ValueError, match=r"normalize\.json is not the record of normalize_stain"):
+        run(save_image(tmp_path / "a.png", stain_image()), tmp_path / "out")
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
