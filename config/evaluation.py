@@ -22,7 +22,10 @@ class EvaluateSettings:
         against: folder of another run's predictions: the differences, `predicted` less this, on the images of both.
         mode: `instance` (DICE1, DICE2, AJI, AJI+, DQ, SQ, PQ, F1 by IoU, bPQ), `type` (F_d, accuracy, F_c, confusion,
             counts; mPQ and mPQ+ where there are shapes) or `all` that the files allow.
-        output: folder for stats.csv, stats.json and the tables; where empty, the folder of the predictions.
+        output: folder for report.html, stats.csv, stats.json and the tables; where empty, that of the predictions.
+        images: folder of the images themselves, by name, for the report's pictures; a data set has its own.
+        examples: best and worst images that the report shows, each; 0 for none.
+        title: of the report.
         radius: farthest distance in pixels between two centroids of a pair: 12 at 40x, 6 at 20x.
         type_names: names of the types in order, background first; empty numbers them.
         merge_types: what each type of the truth counts as, in order, background first, where it has more types
@@ -39,6 +42,9 @@ class EvaluateSettings:
     against: str = ""
     mode: str = "instance"
     output: str = ""
+    images: str = ""
+    examples: int = 5
+    title: str = "Predicted and true nuclei"
     radius: float = 12.0
     type_names: list[str] = field(default_factory=list)
     merge_types: list[int] = field(default_factory=list)
@@ -52,4 +58,4 @@ class EvaluateSettings:
         """Check what no single field can say."""
         check_choice("mode", self.mode, MODES)
         check_positive(radius=self.radius)
-        check_not_negative("evaluate", resamples=self.resamples, seed=self.seed)
+        check_not_negative("evaluate", resamples=self.resamples, seed=self.seed, examples=self.examples)

@@ -30,6 +30,7 @@ __all__ = [
     "TypeScheme",
     "evaluate",
     "evaluate_settings",
+    "open_truth",
     "match_types",
     "score_pair",
     "score_types",
@@ -50,12 +51,7 @@ class _Run:
 
 def evaluate_settings(settings: EvaluateSettings) -> EvaluationReport:
     """Run ``evaluate`` as the settings of ``compute_stats.py`` say."""
-    names = settings.type_names
-    truth: str | Readers = settings.true
-    if settings.adapter:
-        adapter = open_annotations(settings.adapter, settings.true)
-        truth = annotated_truth(adapter, settings.split)
-        names = names or ([] if settings.merge_types else list(adapter.class_names))
+    truth, names = open_truth(settings)
     return evaluate(
         truth,
         settings.predicted,
@@ -68,6 +64,15 @@ def evaluate_settings(settings: EvaluateSettings) -> EvaluationReport:
             read_tissues(settings.tissues) if settings.tissues else {}, settings.resamples, settings.seed
         ),
     )
+
+
+def open_truth(settings: EvaluateSettings) -> tuple[str | Readers, list[str]]:
+    """Return the truth as ``evaluate`` takes it, and the names of the types."""
+    if not settings.adapter:
+        return settings.true, settings.type_names
+    adapter = open_annotations(settings.adapter, settings.true)
+    own_names = [] if settings.merge_types else list(adapter.class_names)
+    return annotated_truth(adapter, settings.split), settings.type_names or own_names
 
 
 def evaluate(

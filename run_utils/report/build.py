@@ -12,7 +12,7 @@ import numpy as np
 from metrics.bootstrap import Estimate
 from metrics.confusion import confusion_names
 from run_utils.evaluation_report import EvaluationReport
-from run_utils.report.content import Confusion, Example, ImageTable, Report, ScoreGroup
+from run_utils.report.content import ByGroup, Confusion, Example, ImageTable, Report, ScoreGroup
 from run_utils.summary import ScoreRow
 from run_utils.training.contact_sheet import outline
 
@@ -29,6 +29,7 @@ SECTIONS = {
     ),
 }
 """Title and note of each section of an evaluation, in the order of the page; sizes have a chart of their own."""
+ALL = "all nuclei"
 BACKGROUND = (200, 200, 200)
 """Grey levels of an example whose image is not known."""
 CROP, SHOWN = 512, 400
@@ -76,6 +77,7 @@ def make_report(
         title=title,
         facts={"images": str(len(evaluation.images)), **facts},
         groups=_groups(evaluation),
+        by_group=_by_group(evaluation),
         images=ImageTable(list(evaluation.images), columns, np.array(values, np.float64)),
         confusion=_confusion(evaluation),
         sizes={row.group: _estimate(row) for row in evaluation.scores if row.section == "size"},
@@ -87,10 +89,13 @@ def make_report(
 
 
 def _groups(evaluation: EvaluationReport) -> list[ScoreGroup]:
+    """Return the scores of all nuclei together, section by section, then what differs from another run."""
     groups = []
     for section, (title, note) in SECTIONS.items():
-        scores = {_name(row): _estimate(row) for row in evaluation.scores if row.section == section}
-        if scores:
+        scores = {
+            row.score: _estimate(row) for row in evaluation.scores if row.section == section and not row.group
+        }
+        if scores and section != "agreement":
             groups.append(ScoreGroup(title, scores, note))
     comparison = evaluation.comparison
     if comparison is not None:
@@ -98,6 +103,21 @@ def _groups(evaluation: EvaluationReport) -> list[ScoreGroup]:
         note = f"On {len(comparison.images)} images of both; an interval without 0 tells them apart."
         groups.append(ScoreGroup(f"Difference from {comparison.against}", scores, note))
     return groups
+
+
+def _by_group(evaluation: EvaluationReport) -> list[ByGroup]:
+    """Return the scores of types and tissues, section by section; agreement has a row for all nuclei too."""
+    tables = []
+    for section, (title, note) in SECTIONS.items():
+        is_agreement = section == "agreement"
+        rows = [row for row in evaluation.scores if row.section == section and (row.group or is_agreement)]
+        if rows:
+            cells = {(row.group or ALL, row.score.replace("_", " ")): _estimate(row) for row in rows}
+            groups, columns = (list(dict.fromkeys(key[axis] for key in cells)) for axis in (0, 1))
+            tables.append(
+                ByGroup(title if is_agreement else f"{title}, by group", groups, columns, cells, note)
+            )
+    return tables
 
 
 def _name(row: ScoreRow) -> str:

@@ -36,11 +36,13 @@ def count_scatter(counts: np.ndarray, names: Sequence[str]) -> str:
 def size_bars(sizes: Mapping[str, Estimate]) -> str:
     """Draw PQ, with its interval, for each range of sizes; those without nuclei are empty places."""
     scale = _Scale(len(sizes), 1.0)
-    parts = [_axes(scale, [], [0.0, 0.2, 0.4, 0.6, 0.8, 1.0], "area of the nucleus", "PQ")]
+    parts = [_axes(scale, [], [0.0, 0.2, 0.4, 0.6, 0.8, 1.0], "area of the nucleus in px", "PQ")]
     width = scale.x(1) - scale.x(0) - 6
     for index, (name, pq) in enumerate(sizes.items()):
         left, middle = scale.x(index) + 3, scale.x(index + 0.5)
-        parts.append(f'<text x="{middle:.1f}" y="{HEIGHT - BOTTOM + 16}" class="tick">{escape(name)}</text>')
+        parts.append(
+            f'<text x="{middle:.1f}" y="{HEIGHT - BOTTOM + 16}" class="tick">{escape(_shorten(name))}</text>'
+        )
         if np.isnan(pq.value):
             continue
         top, height = scale.y(pq.value), scale.y(0) - scale.y(pq.value)
@@ -54,6 +56,12 @@ def size_bars(sizes: Mapping[str, Estimate]) -> str:
                 f'<path d="M{middle:.1f} {scale.y(pq.low):.1f}V{scale.y(pq.high):.1f}" class="whisker"/>'
             )
     return _svg("".join(parts), "PQ by area of the nuclei")
+
+
+def _shorten(name: str) -> str:
+    """Return "below 50 px" as "<50", "50 to 79 px" as "50–79" and "from 120 px" as "≥120"."""
+    short = name.removesuffix(" px").replace(" to ", "–")
+    return short.replace("below ", "<").replace("from ", "≥")
 
 
 class _Scale:

@@ -26,6 +26,25 @@ class ScoreGroup:
 
 
 @dataclass(frozen=True)
+class ByGroup:
+    """Scores of types, tissues or other groups of nuclei, a row each.
+
+    Attributes:
+        title: such as "Panoptic quality by type".
+        rows: names of the groups.
+        columns: names of the scores.
+        cells: estimate by (row, column); one that is not there is left empty.
+        note: how they are defined, in a sentence.
+    """
+
+    title: str
+    rows: Sequence[str]
+    columns: Sequence[str]
+    cells: Mapping[tuple[str, str], Estimate]
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class ImageTable:
     """Scores of single images.
 
@@ -78,6 +97,7 @@ class Report:
         title: of the page.
         facts: where it comes from: data, predictions, settings, version; by name.
         groups: the summary.
+        by_group: scores by type or tissue.
         images: scores of each image.
         confusion: of types.
         sizes: PQ by range of sizes, smallest first.
@@ -91,6 +111,7 @@ class Report:
     facts: Mapping[str, str]
     groups: Sequence[ScoreGroup]
     images: ImageTable
+    by_group: Sequence[ByGroup] = ()
     confusion: Confusion | None = None
     sizes: Mapping[str, Estimate] = field(default_factory=dict)
     counts: np.ndarray | None = None

@@ -14,13 +14,25 @@ ESCAPED = {
 
 
 def to_latex(report: Report) -> str:
-    """Return the summary, a table a group, and the table of images."""
+    """Return the summary, a table a section, the scores by type or tissue, and the table of images."""
     tables = [
         _table(group.title, ["Score", "Value", r"95\,\% interval"], [
             [escape(name), _number(estimate.value), _interval(estimate)] for name, estimate in group.scores.items()
         ])
         for group in report.groups
     ]  # fmt: skip
+    for table in report.by_group:
+        rows = [
+            [
+                escape(row),
+                *(
+                    _number(table.cells[row, c].value) if (row, c) in table.cells else ""
+                    for c in table.columns
+                ),
+            ]
+            for row in table.rows
+        ]
+        tables.append(_table(table.title, ["", *map(escape, table.columns)], rows))
     rows = [
         [escape(name), *(_number(value) for value in values)]
         for name, values in zip(report.images.names, report.images.values.tolist(), strict=True)

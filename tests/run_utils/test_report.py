@@ -14,7 +14,7 @@ import pytest
 
 from metrics.bootstrap import Estimate
 from run_utils.report.charts import HEIGHT, WIDTH, count_scatter, size_bars
-from run_utils.report.content import Confusion, Example, ImageTable, Report, ScoreGroup
+from run_utils.report.content import ByGroup, Confusion, Example, ImageTable, Report, ScoreGroup
 from run_utils.report.latex import escape, to_latex
 from run_utils.report.page import format_number, render, shade, write_page
 
@@ -33,6 +33,11 @@ def report() -> Report:
                 "Segmentation", {"PQ": Estimate(0.5, 0.4, 0.6), "AJI": Estimate(0.25, NAN, NAN)}, "Means."
             ),
             ScoreGroup("Counts", {"R²": Estimate(-1.5, -2.0, 12.34)}),
+        ],
+        by_group=[
+            ByGroup(
+                "By type", ["round", "long_ish"], ["PQ", "F_c"], {("round", "PQ"): Estimate(0.625, 0.5, 0.75)}
+            ),
         ],
         images=ImageTable(names, ["PQ", "F_d"], np.array([[0.5, NAN], [0.25, 0.75], [0.125, 0.5]])),
         confusion=Confusion(["round", "long", "unpaired"], np.array([[6, 2, 2], [0, 5, 0], [1, 3, 0]])),
@@ -136,7 +141,7 @@ def test_latex_has_a_cell_for_each_heading_and_escapes_what_it_must(report: Repo
     text = to_latex(report)
     assert escape(r"50 % of a_b & c\d") == r"50 \% of a\_b \& c\textbackslash{}d"
     tables = re.findall(r"\\begin{tabular}{(l r*|lr*)}(.*?)\\end{tabular}", text, flags=re.DOTALL)
-    assert len(tables) == 3
+    assert len(tables) == 4
     for columns, body in tables:
         rows = [line for line in body.splitlines() if line.endswith(r"\\")]
         assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {len(columns)}
