@@ -31,6 +31,7 @@ __all__ = [
     "evaluate",
     "evaluate_settings",
     "open_truth",
+    "report_images",
     "match_types",
     "score_pair",
     "score_types",
@@ -187,6 +188,20 @@ def _type_names(scheme: TypeScheme, images: Sequence[MeasuredImage]) -> list[str
         return []
     highest = max(int(types.max(initial=0)) for detections in found for types in vars(detections).values())
     return list(scheme.names or map(str, range(highest + 1)))
+
+
+def report_images(
+    images: Mapping[str, MeasuredImage], mode: str, type_names: Sequence[str], pooling: Pooling
+) -> EvaluationReport:
+    """Return what was found on measured images, as training validation measures them.
+
+    Args:
+        images: by name; one at least.
+        mode: "instance" or "all".
+        type_names: name of each type, background first; empty without types.
+        pooling: how often images are drawn for the intervals.
+    """
+    return _report(_Run(dict(images)), mode, list(type_names), pooling, None)
 
 
 def _report(

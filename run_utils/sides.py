@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataloader.annotations import AnnotationAdapter
+from dataloader.annotations import AnnotatedImage, AnnotationAdapter
 from run_utils.image_nuclei import ImageNuclei
 from run_utils.label_files import typed_centroids
 from run_utils.nuclei_files import find_nuclei_files, image_name, read_nuclei
@@ -53,18 +53,21 @@ def annotated_truth(adapter: AnnotationAdapter, split: str) -> Readers:
     return {name: partial(_read_annotated, adapter, split, name) for name in adapter.list_names(split)}
 
 
-def _read_annotated(adapter: AnnotationAdapter, split: str, name: str) -> ImageNuclei:
-    image = adapter.read(split, name)
-    nuclei = ImageNuclei(f"{adapter.name} {split}/{name}", image.label_map, tissue=image.tissue)
+def nuclei_of(image: AnnotatedImage, source: str) -> ImageNuclei:
+    """Return the nuclei of an annotated image, with types where it has them."""
     if image.type_map is None:
-        return nuclei
+        return ImageNuclei(source, image.label_map, tissue=image.tissue)
     found = typed_centroids(image.label_map, image.type_map)
     ids = np.unique(image.label_map)
     return ImageNuclei(
-        nuclei.source,
+        source,
         image.label_map,
         ids=ids[ids > 0].astype(np.int64),
         types=found.types,
         centroids=found.centroids,
         tissue=image.tissue,
     )
+
+
+def _read_annotated(adapter: AnnotationAdapter, split: str, name: str) -> ImageNuclei:
+    return nuclei_of(adapter.read(split, name), f"{adapter.name} {split}/{name}")

@@ -6,6 +6,7 @@ installed. Where it is not, tensors on a GPU are worked on by torch itself.
 
 from __future__ import annotations
 
+import logging
 import math
 from functools import cache
 from importlib.util import find_spec
@@ -16,6 +17,8 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
+
+_log = logging.getLogger(__name__)
 
 BLOCK_SIDE = 8
 """Pixels, 2 µm at 40x: smaller than a nucleus, larger than the noise of a camera and of JPEG."""
@@ -48,8 +51,15 @@ def load_gpu() -> ModuleType:
 
 @cache
 def has_cupy() -> bool:
-    """Return whether CuPy is installed."""
-    return find_spec("cupy") is not None
+    """Return whether CuPy works here: installed, and able to run on this machine's GPU; if not, torch does its work."""
+    if find_spec("cupy") is None:
+        return False
+    try:
+        cupy = load_gpu().cupy
+        return int((cupy.zeros(1, np.uint8) + 1)[0]) == 1  # compiled and run: the driver may be too old
+    except (ImportError, OSError, RuntimeError) as error:  # CuPy's own errors of CUDA are RuntimeErrors
+        _log.warning("CuPy is installed but does not work (%s): torch works in its place", error)
+        return False
 
 
 def to_grey_levels(images: Any) -> Any:

@@ -7,7 +7,7 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ from tqdm import tqdm
 from config.schema import PhaseSettings, TrainingRun
 from dataloader.patch_dataset import EpochSampler
 from models.hovernet.checkpoint import Network, save_checkpoint
+from run_utils.report.page import write_page
 from run_utils.training.checkpoints import BEST_NAME, LAST_NAME, STATE_NAME, Progress, load_state, save_state
 from run_utils.training.device_transforms import DeviceTransforms
 from run_utils.training.loss_meter import LossMeter
@@ -30,6 +31,7 @@ from run_utils.training.validation import Validator
 
 logger = logging.getLogger(__name__)
 
+PAGE_NAME = "validation.html"
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
@@ -209,6 +211,9 @@ class Trainer:
         report = self.parts.validator.validate(network)
         title = f"phase {self.progress.phase + 1} epoch {self.progress.epoch}"
         self.tracker.epoch(title, report.scores, self.progress.step)
+        facts = {**report.page.facts, "run": self.run.output, "step": str(self.progress.step)}
+        page = replace(report.page, title=f"Validation, {title}", facts=facts)
+        write_page(page, self.output_dir / PAGE_NAME)
         if report.panel is not None:
             self.tracker.image("validation", report.panel, self.progress.step)
         self._keep(network, report.scores)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,21 +14,24 @@ import torch
 from dataloader.annotations.base import AnnotatedImage
 from dataloader.grid import Box
 from dataloader.npy_patches import Patches
-from metrics.detection import TypedDetections
-from metrics.report import mean_scores
 from models.hovernet.channels import HORIZONTAL, VERTICAL
 from models.hovernet.checkpoint import Network
 from models.hovernet.postprocess import decode
-from models.nuclei import Nuclei, NucleusType
-from run_utils.evaluation import match_types, score_pair, score_types
+from models.nuclei import NucleusType
+from run_utils.evaluation import Pooling, TypeScheme, report_images
+from run_utils.image_nuclei import ImageNuclei
 from run_utils.inference.maps import predict_region
 from run_utils.inference.pipeline import infer_image
 from run_utils.inference.plan import Plan
 from run_utils.inference.predictors import TorchPredictor
-from run_utils.label_files import TypedCentroids, typed_centroids
+from run_utils.measuring import MeasuredImage, measure_image
+from run_utils.report.build import Pair, make_report
+from run_utils.report.content import Report
+from run_utils.sides import nuclei_of
 from run_utils.training.contact_sheet import hv_to_rgb, outline, stack_panels, types_to_rgb
 
 PANEL_SIDE = 320  # px of the image shown in the log
+NUM_EXAMPLES = 5  # best and worst images on the page, each
 SCORES = {"PQ": "PQ", "DICE1": "Dice", "AJI": "AJI"}  # what is logged of the instance scores
 
 
@@ -39,10 +42,12 @@ class ValidationReport:
     Attributes:
         scores: PQ, Dice and AJI as means over images; with types F_d and F of each type over all nuclei.
         panel: (H, W, 3) uint8 RGB picture of one image's input, truth, prediction and HV maps.
+        page: all scores with intervals, and the best and worst images.
     """
 
     scores: dict[str, float]
     panel: np.ndarray | None
+    page: Report
 
 
 class Validator:
@@ -89,31 +94,37 @@ class Validator:
         ]
 
     @cached_property
-    def _truths(self) -> list[TypedCentroids]:
-        return [_typed_centroids(image) for image in self.images]
+    def _truths(self) -> list[ImageNuclei]:
+        return [nuclei_of(image, image.name) for image in self.images]
 
     def validate(self, network: Network) -> ValidationReport:
         """Predict, decode and score every image; the network is left in eval mode."""
         predictor = TorchPredictor(network, self.device, self.dtype)
-        instance_scores: dict[str, dict[str, float]] = {}
-        detections: list[TypedDetections] = []
-        for index, image in enumerate(self.images):
+        names = [] if self.types is None else [kind.name for kind in self.types]
+        mode = "all" if names else "instance"
+        measured: dict[str, MeasuredImage] = {}
+        pairs: dict[str, Pair] = {}
+        for image, truth in zip(self.images, self._truths, strict=True):
             label_map, nuclei = infer_image(_reader(image), image.label_map.shape, predictor, self.plan)
-            instance_scores[image.name] = score_pair(image.label_map, label_map)
-            if self.types is not None:
-                detections.append(self._match(index, nuclei))
-        means = mean_scores(instance_scores)
-        scores = {name: means[key] for key, name in SCORES.items()}
-        if self.types is not None:
-            scores |= score_types(detections, [kind.name for kind in self.types])
-        return ValidationReport(scores, self._draw(predictor))
-
-    def _match(self, index: int, nuclei: Nuclei) -> TypedDetections:
-        assert nuclei.types is not None
-        truth = self._truths[index]
-        return match_types(
-            (truth.centroids, truth.types), (nuclei.centroids, nuclei.types), radius=self.radius
+            found = ImageNuclei(
+                "the prediction",
+                label_map,
+                ids=nuclei.ids.astype(np.int64),
+                types=nuclei.types,
+                centroids=nuclei.centroids,
+            )
+            measured[image.name] = measure_image(
+                truth, found, mode=mode, radius=self.radius, scheme=TypeScheme(names)
+            )
+            pairs[image.name] = Pair(image.label_map, label_map, image.image)
+            _keep_extremes(pairs, measured)
+        evaluation = report_images(measured, mode, names, Pooling())
+        overall = {SCORES.get(name, name): score for name, score in evaluation.overall.items()}
+        scores = {name: overall[name] for name in (*SCORES.values(), *_typed_names(names))}
+        page = make_report(
+            evaluation, title="Validation", facts={}, read_pair=pairs.get, num_examples=NUM_EXAMPLES
         )
+        return ValidationReport(scores, self._draw(predictor), page)
 
     def _draw(self, predictor: TorchPredictor) -> np.ndarray:
         """Draw input, truth, prediction and HV maps of the first image's centre."""
@@ -139,9 +150,15 @@ class Validator:
         return stack_panels([panels], headings)
 
 
-def _typed_centroids(image: AnnotatedImage) -> TypedCentroids:
-    assert image.type_map is not None
-    return typed_centroids(image.label_map, image.type_map)
+def _typed_names(type_names: Sequence[str]) -> list[str]:
+    return ["F_d", "accuracy", *(f"F_{name}" for name in type_names[1:])] if type_names else []
+
+
+def _keep_extremes(pairs: dict[str, Pair], measured: Mapping[str, MeasuredImage]) -> None:
+    """Forget the image in the middle by PQ where there are more than a page shows: label maps take memory."""
+    if len(pairs) > 2 * NUM_EXAMPLES:
+        ranked = sorted(pairs, key=lambda name: np.nan_to_num((measured[name].scores or {})["PQ"], nan=0.5))
+        del pairs[ranked[len(ranked) // 2]]
 
 
 def _reader(image: AnnotatedImage) -> Callable[[Box], np.ndarray]:

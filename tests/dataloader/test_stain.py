@@ -15,6 +15,7 @@ from dataloader.stain import (
     ReinhardNormalizer,
     StainStatistics,
     VahadaneNormalizer,
+    arrays,
     hed2rgb,
     rgb2hed,
 )
@@ -341,3 +342,14 @@ def test_the_cuda_text_compiles():
     code = str(_NVRTCProgram(SOURCE).compile(("--gpu-architecture=compute_80", "--std=c++14")))
     assert "mix_densities" in code
     assert "shift_lab" in code
+
+
+@pytest.mark.parametrize("error", [ImportError("libcudart"), RuntimeError("cudaErrorInsufficientDriver")])
+def test_a_cupy_that_does_not_work_leaves_the_work_to_torch(error, monkeypatch, caplog):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(arrays, "find_spec", lambda name: object())
+    monkeypatch.setattr(arrays, "load_gpu", fail)
+    assert not arrays.has_cupy.__wrapped__()
+    assert "torch works in its place" in caplog.text

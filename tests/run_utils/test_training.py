@@ -68,6 +68,21 @@ def test_logs_name_every_loss_term_and_show_a_panel(make_run: MakeRun) -> None:
     assert tags["images"] == ["validation"]
 
 
+def test_validation_leaves_a_page_of_all_its_scores(make_run: MakeRun) -> None:
+    run = make_run()
+    train(run)
+    page = (Path(run.output) / "validation.html").read_text(encoding="utf-8")
+    scores = load_checkpoint(Path(run.output) / LAST_NAME).facts.notes["validation"]
+    for words in (
+        "Validation, phase 1 epoch 2",
+        "95 % interval",
+        f"{scores['PQ']:.3f}",
+        "F_epithelial",
+        'class="pair"',
+    ):
+        assert words in page
+
+
 @pytest.fixture
 def start(make_run: MakeRun, tmp_path: Path) -> str:
     """A checkpoint of the tiny network to start from."""
