@@ -32,7 +32,7 @@ SECTIONS = {
 ALL = "all nuclei"
 BACKGROUND = (200, 200, 200)
 """Grey levels of an example whose image is not known."""
-CROP, SHOWN = 512, 400
+CROP, SHOWN = 512, 360
 """Side in pixels of what is shown of an image, its middle, and of the picture made of it."""
 
 

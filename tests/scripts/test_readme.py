@@ -21,7 +21,10 @@ QUICK = {
         "model.num_stages=3", "model.decoder_channels=[8]", "train.num_workers=0",
     ],
     "run_infer.py": ["regions=0,0,900,900"],
-    "compute_stats.py": [],
+    "compute_stats.py": ["resamples=10"],
+    "check_data.py": [],
+    "tune.py": ["nuclei_thresholds=[0.5]", "marker_thresholds=[0.4]", "min_sizes=[10]", "min_areas=[0]"],
+    "normalize_stain.py": [],
 }  # fmt: skip
 
 
