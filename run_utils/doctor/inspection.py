@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from skimage import measure
 
 from dataloader.annotations import AnnotatedImage
+from models.hovernet.targets import split_pieces
 from run_utils.doctor.likeness import make_thumbnail
 
 NUM_LEVELS = 64  # bins of the 256 grey levels
@@ -152,7 +152,7 @@ def _check_nuclei(labels: np.ndarray, ids: np.ndarray, areas: np.ndarray, rules:
         yield Finding(
             "giant", f"{_count(giant)} above {rules.max_area:.0f} px: {_show(ids[giant], areas[giant], 'px')}"
         )
-    pieces = measure.label(labels, background=0, connectivity=2)
+    pieces = split_pieces(labels)  # as training does
     first = np.unique(pieces, return_index=True)[1]
     owners, counts = np.unique(labels.reshape(-1)[first], return_counts=True)
     torn = (counts > 1) & (owners != 0)

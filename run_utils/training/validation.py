@@ -116,8 +116,9 @@ class Validator:
             measured[image.name] = measure_image(
                 truth, found, mode=mode, radius=self.radius, scheme=TypeScheme(names)
             )
-            pairs[image.name] = Pair(image.label_map, label_map, image.image)
-            _keep_extremes(pairs, measured)
+            if not np.isnan(_quality(measured[image.name])):
+                pairs[image.name] = Pair(image.label_map, label_map, image.image)
+                _keep_extremes(pairs, measured)
         evaluation = report_images(measured, mode, names, Pooling())
         overall = {SCORES.get(name, name): score for name, score in evaluation.overall.items()}
         scores = {name: overall[name] for name in (*SCORES.values(), *_typed_names(names))}
@@ -155,10 +156,17 @@ def _typed_names(type_names: Sequence[str]) -> list[str]:
 
 
 def _keep_extremes(pairs: dict[str, Pair], measured: Mapping[str, MeasuredImage]) -> None:
-    """Forget the image in the middle by PQ where there are more than a page shows: label maps take memory."""
+    """Forget the image in the middle by PQ where there are more than a page shows: label maps take memory.
+
+    The page shows no image without a PQ, so ``pairs`` holds none.
+    """
     if len(pairs) > 2 * NUM_EXAMPLES:
-        ranked = sorted(pairs, key=lambda name: np.nan_to_num((measured[name].scores or {})["PQ"], nan=0.5))
+        ranked = sorted(pairs, key=lambda name: _quality(measured[name]))
         del pairs[ranked[len(ranked) // 2]]
+
+
+def _quality(measured: MeasuredImage) -> float:
+    return (measured.scores or {})["PQ"]
 
 
 def _reader(image: AnnotatedImage) -> Callable[[Box], np.ndarray]:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from config.schema import CheckSettings, DataSettings
 from dataloader.annotations import AnnotatedImage
+from models.hovernet.targets import split_pieces
 from run_utils.doctor import check_data
 from run_utils.doctor.complaints import KINDS
 from run_utils.doctor.inspection import Rules, inspect_image
@@ -403,3 +404,13 @@ def test_settings_that_cannot_be_right_are_refused() -> None:
     for values in wrong:
         with pytest.raises(ValueError, match="="):
             CheckSettings(output="", **values)
+
+
+def test_pieces_that_touch_at_a_corner_are_what_training_takes_apart() -> None:
+    labels = np.zeros((40, 50), np.int32)
+    labels[5:10, 5:10] = labels[10:15, 10:15] = 1
+    labels[20:25, 20:25] = 2
+    image = replace(make_annotated("1"), label_map=labels, type_map=(labels > 0).astype(np.uint8))
+    _, findings = inspect_image("Train", image, RULES)
+    assert split_pieces(labels).max() == 3
+    assert [(f.kind, f.detail) for f in findings] == [("pieces", "1 nucleus: id 1 (2 pieces)")]
