@@ -183,10 +183,7 @@ def _draw(
         segmentation = annotation.get("segmentation")
         try:
             if isinstance(segmentation, dict):
-                mask = decode_runs(segmentation)
-                if mask.shape != tuple(shape):
-                    raise ValueError(f"run lengths of {mask.shape} for an image of {tuple(shape)}")
-                masked[mask] = number
+                masked[decode_runs(segmentation, shape)] = number
             else:
                 polygons[number] = _read_polygons(segmentation)
         except ValueError as error:

@@ -7,7 +7,7 @@ the number is the difference to the run two before.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,23 +15,26 @@ import numpy as np
 FIRST_DELTA = 3  # index of the first run that is stored as a difference
 
 
-def decode_runs(segmentation: Mapping[str, Any]) -> np.ndarray:
+def decode_runs(segmentation: Mapping[str, Any], shape: Sequence[int]) -> np.ndarray:
     """Decode a mask.
 
     Args:
         segmentation: ``size`` [H, W] and ``counts``, a list or text.
+        shape: (H, W) that the mask must have; compared first, so that a few runs cannot fill the memory.
 
     Returns:
         (H, W) bool.
 
     Raises:
-        ValueError: where the runs are malformed or do not cover the mask.
+        ValueError: where the runs are malformed, of another size, or do not cover the mask.
     """
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if not (
         isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)
     ):
         raise ValueError(f"run lengths of size {size}; [height, width] is needed")
+    if tuple(size) != tuple(shape):
+        raise ValueError(f"run lengths of {tuple(size)} for an image of {tuple(shape)}")
     if isinstance(counts, str):
         counts = unpack(counts)
     if not isinstance(counts, list) or not all(type(run) is int and run >= 0 for run in counts):

@@ -33,7 +33,7 @@ def test_a_text_that_pycocotools_wrote_is_unpacked() -> None:
     mask[3:9, 4:30] = True
     mask[20:39, 10:12] = True
     text = "S56R100000000000YO=IC7=ICn0000000000000000000000000000000000mh0"  # pycocotools 2.0
-    np.testing.assert_array_equal(decode_runs({"size": [40, 50], "counts": text}), mask)
+    np.testing.assert_array_equal(decode_runs({"size": [40, 50], "counts": text}, (40, 50)), mask)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99, 1.0])
@@ -44,7 +44,8 @@ def test_run_lengths_come_back_as_they_were_packed(share: float, seed: int) -> N
     runs = find_runs(mask)
     assert unpack(pack(runs)) == runs
     for counts in (runs, pack(runs)):
-        np.testing.assert_array_equal(decode_runs({"size": list(mask.shape), "counts": counts}), mask)
+        segmentation = {"size": list(mask.shape), "counts": counts}
+        np.testing.assert_array_equal(decode_runs(segmentation, mask.shape), mask)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +57,7 @@ def test_run_lengths_come_back_as_they_were_packed(share: float, seed: int) -> N
         ({"size": [40, 50], "counts": "S5 6"}, "run lengths with the character ' '"),
         ({"size": [40, 50], "counts": "S"}, "run lengths that are cut off"),
         ({"size": [9, 5], "counts": [45]}, r"run lengths of \(9, 5\) for an image of \(40, 50\)"),
+        ({"size": [10**6, 10**8], "counts": [10**14]}, r"run lengths of \(1000000, 100000000\) for an image"),
         ({"size": None, "counts": [45]}, r"run lengths of size None; \[height, width\] is needed"),
         ([[1, 2, 3, 4]], "a polygon that is no list of x1, y1, x2"),
         ([[1, 2, 3, 4, 5, "six"]], "a polygon with values that are no numbers"),
