@@ -27,7 +27,9 @@ def r_squared_statistic(true: np.ndarray, predicted: np.ndarray, type_names: Seq
     """Return the mean over types of R² of the counts in images, and that of each type (CoNIC 2022).
 
     R² = 1 - sum (true - predicted)² / sum (true - mean true)²; below 0 where the mean would predict better. Where
-    the true counts of all images are equal it is undefined, nan (scikit-learn says 1 or 0).
+    the true counts of all images are equal it is undefined, nan (scikit-learn says 1 or 0). The counts are of whole
+    images, so on CoNIC's own patches of 256 px it differs from the challenge's, which counts the nuclei of the central
+    224 x 224 px.
 
     Args:
         true: (N, T - 1) counts of each image and type from 1 up.

@@ -25,7 +25,8 @@ SECTIONS = {
     ),
     "agreement": (
         "Agreement of counts and areas",
-        "Bland–Altman: predicted less true; R² as CoNIC means it.",
+        "Bland–Altman: predicted less true; R² as CoNIC means it, but of whole images: the challenge counts in the "
+        "central 224 px of its patches.",
     ),
 }
 """Title and note of each section of an evaluation, in the order of the page; sizes have a chart of their own."""
@@ -56,6 +57,7 @@ def make_report(
     *,
     title: str,
     facts: Mapping[str, str],
+    num_resamples: int,
     read_pair: Callable[[str], Pair | None] | None = None,
     num_examples: int = 5,
 ) -> Report:
@@ -65,6 +67,7 @@ def make_report(
         evaluation: what was found.
         title: of the page.
         facts: where it comes from.
+        num_resamples: draws of images that the intervals of ``evaluation`` are of.
         read_pair: gives the label maps of an image by its name, for the examples; None where they cannot be
             drawn. Without it there are no examples.
         num_examples: best and worst images to show, each; no image is shown twice.
@@ -85,6 +88,7 @@ def make_report(
         best=_draw(evaluation, best, read_pair),
         worst=_draw(evaluation, worst, read_pair),
         remarks=_remarks(evaluation),
+        num_resamples=num_resamples,
     )
 
 

@@ -105,6 +105,7 @@ class Report:
         best: examples, the best first.
         worst: examples, the worst first.
         remarks: what a reader has to know: pairs that are missing, images that failed.
+        num_resamples: draws of images that the intervals are of; 0 where there are none.
     """
 
     title: str
@@ -118,3 +119,4 @@ class Report:
     best: Sequence[Example] = ()
     worst: Sequence[Example] = ()
     remarks: Sequence[str] = field(default_factory=tuple)
+    num_resamples: int = 0

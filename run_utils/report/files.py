@@ -53,6 +53,7 @@ def write_report(evaluation: EvaluationReport, settings: EvaluateSettings) -> Pa
         evaluation,
         title=settings.title,
         facts=facts,
+        num_resamples=settings.resamples,
         read_pair=_pair_reader(settings) if settings.examples else None,
         num_examples=settings.examples,
     )

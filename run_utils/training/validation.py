@@ -119,11 +119,17 @@ class Validator:
             if not np.isnan(_quality(measured[image.name])):
                 pairs[image.name] = Pair(image.label_map, label_map, image.image)
                 _keep_extremes(pairs, measured)
-        evaluation = report_images(measured, mode, names, Pooling())
+        pooling = Pooling()
+        evaluation = report_images(measured, mode, names, pooling)
         overall = {SCORES.get(name, name): score for name, score in evaluation.overall.items()}
         scores = {name: overall[name] for name in (*SCORES.values(), *_typed_names(names))}
         page = make_report(
-            evaluation, title="Validation", facts={}, read_pair=pairs.get, num_examples=NUM_EXAMPLES
+            evaluation,
+            title="Validation",
+            facts={},
+            num_resamples=pooling.num_resamples,
+            read_pair=pairs.get,
+            num_examples=NUM_EXAMPLES,
         )
         return ValidationReport(scores, self._draw(predictor), page)
 

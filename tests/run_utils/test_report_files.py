@@ -73,6 +73,15 @@ def test_compute_stats_leaves_a_page_and_latex_beside_its_tables(settings: Evalu
     assert "without nuclei on both sides, left out of the means: image_4" in page
 
 
+@pytest.mark.parametrize(("resamples", "sentence"), [(20, "95 % of 20 bootstrap resamples"), (0, None)])
+def test_the_page_says_how_many_resamples_its_intervals_are_of(
+    settings: EvaluateSettings, resamples: int, sentence: str | None
+) -> None:
+    chosen = replace(settings, resamples=resamples, examples=0)
+    page = write_report(evaluate_settings(chosen), chosen).read_text(encoding="utf-8")
+    assert sentence in page if sentence else "resamples" not in page
+
+
 def test_best_and_worst_images_are_shown_once_each(settings: EvaluateSettings) -> None:
     page = write_report(evaluate_settings(settings), settings).read_text(encoding="utf-8")
     assert shown(page, "Best images") == ["image_1", "image_2"]
@@ -90,7 +99,9 @@ def test_examples_are_drawn_on_the_image_where_it_is_known(settings: EvaluateSet
     image = paint_tissue(label_map)
 
     def example(pair: Pair):
-        return make_report(evaluation, title="", facts={}, read_pair=lambda name: pair).best[0]
+        return make_report(evaluation, title="", facts={}, num_resamples=0, read_pair=lambda name: pair).best[
+            0
+        ]
 
     with_image = example(Pair(label_map, 0 * label_map, image))
     assert np.array_equal(with_image.predicted, image)
@@ -134,6 +145,6 @@ def test_what_failed_or_lacks_its_partner_is_a_remark(settings: EvaluateSettings
 
 def test_an_evaluation_without_shapes_has_no_examples() -> None:
     evaluation = EvaluationReport("type", {"a": {"F_d": 0.5}}, {"F_d": 0.5}, [], [], [], {})
-    report = make_report(evaluation, title="", facts={}, read_pair=lambda name: None)
+    report = make_report(evaluation, title="", facts={}, num_resamples=0, read_pair=lambda name: None)
     assert report.best == report.worst == []
     assert report.images.values.tolist() == [[0.5]]

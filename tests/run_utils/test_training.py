@@ -76,6 +76,7 @@ def test_validation_leaves_a_page_of_all_its_scores(make_run: MakeRun) -> None:
     for words in (
         "Validation, phase 1 epoch 2",
         "95 % interval",
+        "95 % of 1,000 bootstrap resamples",
         f"{scores['PQ']:.3f}",
         "F_epithelial",
         'class="pair"',
