@@ -141,11 +141,25 @@ def test_latex_has_a_cell_for_each_heading_and_escapes_what_it_must(report: Repo
     text = to_latex(report)
     assert escape(r"50 % of a_b & c\d") == r"50 \% of a\_b \& c\textbackslash{}d"
     tables = re.findall(r"\\begin{tabular}{(l r*|lr*)}(.*?)\\end{tabular}", text, flags=re.DOTALL)
-    assert len(tables) == 4
+    assert len(tables) == 6
     for columns, body in tables:
         rows = [line for line in body.splitlines() if line.endswith(r"\\")]
         assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {len(columns)}
     assert r"0.400--0.600" in text and r"R$^2$" in text
+
+
+def test_latex_has_the_confusion_sizes_and_the_intervals_of_types(report: Report) -> None:
+    lines = to_latex(report).splitlines()
+    for first, *others in (
+        ["round & 0.625 &  \\\\", " & (0.500--0.750) &  \\\\"],
+        ["below 50 px & 0.500 & 0.400--0.600 \\\\"],
+        [" & round & long & missed \\\\", "\\midrule", "round & 6 & 2 & 2 \\\\"],
+        ["invented & 1 & 3 &  \\\\"],
+    ):
+        place = lines.index(first)
+        assert lines[place + 1 : place + 1 + len(others)] == others
+    none = replace(report, confusion=None, sizes={})
+    assert "missed" not in to_latex(none) and "Area" not in to_latex(none)
 
 
 @pytest.mark.browser
