@@ -22,6 +22,7 @@ class ImageNuclei:
         label_map: (H, W) integer, 0 background.
         draw: makes the label map of outlines for an (H, W), since their file does not know the image's size.
         extent: (H, W) that the image must have at least, going by its outlines; (0, 0) for others.
+        canvas: (H, W) that shows its outlines whole, the size where no side has a label map; (0, 0) for ``extent``.
         ids: (K,) int64, ascending; None without types.
         types: (K,) int64; 0 background, -1 unlabelled.
         centroids: (K, 2) float64, (y, x) in pixels; None without types.
@@ -32,6 +33,7 @@ class ImageNuclei:
     label_map: np.ndarray | None = None
     draw: Callable[[Shape], np.ndarray] | None = None
     extent: Shape = (0, 0)
+    canvas: Shape = (0, 0)
     ids: np.ndarray | None = None
     types: np.ndarray | None = None
     centroids: np.ndarray | None = None
@@ -78,7 +80,8 @@ def label_maps_of(true: ImageNuclei, predicted: ImageNuclei) -> tuple[np.ndarray
         ValueError: where the two are of different sizes.
     """
     sizes = [side.label_map.shape for side in (true, predicted) if side.label_map is not None]
-    height, width = sizes[0] if sizes else np.maximum(true.extent, predicted.extent).tolist()
+    needed = [true.extent, true.canvas, predicted.extent, predicted.canvas]
+    height, width = sizes[0] if sizes else np.max(needed, axis=0).tolist()
     maps = [_label_map(side, (height, width)) for side in (true, predicted)]
     if maps[0].shape != maps[1].shape:
         raise ValueError(

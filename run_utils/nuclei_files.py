@@ -12,7 +12,7 @@ import pyarrow as pa
 from run_utils.image_nuclei import ImageNuclei
 from run_utils.label_files import DAMAGED, SUFFIXES, read_label_file
 from run_utils.outputs import StoredResult, geojson_file, json_file, parquet, store
-from run_utils.qupath_files import is_ours, read_objects, read_points
+from run_utils.qupath_files import is_geojson, is_ours, read_objects, read_points
 
 FOLDERS = ("mat", "npy", "label", "store", "parquet", "json", "geojson", "qupath")  # of inference, best first
 OURS = ("run.json", "stats.json")  # JSON that describes runs and holds no nuclei
@@ -135,6 +135,12 @@ def _read_geojson(path: Path, type_names: tuple[str, ...]) -> ImageNuclei:
     return read_objects(path, type_names)
 
 
+def _read_json(path: Path, type_names: tuple[str, ...]) -> ImageNuclei:
+    if is_geojson(path):
+        return _read_geojson(path, type_names)
+    return _read_table(json_file.read, path, type_names)
+
+
 READERS: dict[str, Callable[[Path, tuple[str, ...]], ImageNuclei]] = {
     **dict.fromkeys(SUFFIXES, _read_labels),
     ".ome.tif": _read_labels,
@@ -142,6 +148,6 @@ READERS: dict[str, Callable[[Path, tuple[str, ...]], ImageNuclei]] = {
     ".parquet": partial(_read_table, parquet.read),
     ".geojson.gz": _read_geojson,
     ".geojson": _read_geojson,
-    ".json": partial(_read_table, json_file.read),
+    ".json": _read_json,
     ".tsv": read_points,
 }

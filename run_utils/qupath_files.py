@@ -3,25 +3,43 @@
 from __future__ import annotations
 
 import csv
-import gzip
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import orjson
 
-from dataloader.annotations.polygons import Polygon, draw_polygons
+from dataloader.annotations.polygons import draw_polygons
+from dataloader.annotations.qupath import (
+    SHAPES,
+    Feature,
+    class_of,
+    geometry_of,
+    has_features,
+    load_features,
+    load_json,
+    polygons_of,
+)
 from metrics.detection import UNLABELLED
 from run_utils.image_nuclei import ImageNuclei
-from run_utils.outputs.geojson_file import FACTS, GZIP_MAGIC
-
-Feature = dict[str, Any]
+from run_utils.outputs.geojson_file import FACTS
 
 
 def is_ours(path: Path) -> bool:
-    """Return whether inference wrote a GeoJSON; a file that is no JSON is not ours."""
-    content = _load(path)
+    """Return whether inference wrote a GeoJSON.
+
+    Raises:
+        ValueError: for a file that is no JSON.
+    """
+    content = load_json(path)
     return isinstance(content, dict) and FACTS in content
+
+
+def is_geojson(path: Path) -> bool:
+    """Return whether a JSON file is GeoJSON, whatever its ending.
+
+    Raises:
+        ValueError: for a file that is no JSON.
+    """
+    return has_features(load_json(path))
 
 
 def read_objects(path: Path, type_names: tuple[str, ...]) -> ImageNuclei:
@@ -38,36 +56,33 @@ def read_objects(path: Path, type_names: tuple[str, ...]) -> ImageNuclei:
     Raises:
         ValueError: for a file that is no GeoJSON, mixes points and polygons, or holds another geometry.
     """
-    content = _load(path)
-    features = content.get("features") if isinstance(content, dict) else content
-    if not isinstance(features, list):
-        raise ValueError(f"{path} is no GeoJSON: it has no list of features; export it from QuPath again")
-    kinds = {_kind(feature, f"{path}: feature {number}") for number, feature in enumerate(features, start=1)}
-    types = _types([_class_name(feature) for feature in features], type_names, path)
-    ids = np.arange(1, len(features) + 1)
+    features = load_features(path)
+    labels = [f"{path}: feature {number}" for number in range(1, len(features) + 1)]
+    kinds = {_kind(feature, what) for what, feature in zip(labels, features, strict=True)}
+    names = [class_of(what, feature) for what, feature in zip(labels, features, strict=True)]
+    types = _types(names, type_names, path)
     if kinds and kinds <= {"Point", "MultiPoint"}:
-        points = [
-            np.atleast_2d(feature["geometry"]["coordinates"])[:, 1::-1].astype(float) for feature in features
-        ]
+        points = [np.atleast_2d(geometry_of(feature)["coordinates"])[:, 1::-1] for feature in features]
         counts = [len(group) for group in points]
         return ImageNuclei(
             str(path),
             ids=np.arange(1, sum(counts) + 1),
             types=None if types is None else np.repeat(types, counts),
-            centroids=np.concatenate(points) - 0.5,
+            centroids=np.concatenate(points).astype(float) - 0.5,
         )
-    if not kinds <= {"Polygon", "MultiPolygon"}:
+    if not kinds <= set(SHAPES):
         raise ValueError(
             f"{path} holds {', '.join(sorted(kinds))}; give a file of Polygon and MultiPolygon, or of Point alone"
         )
-    nuclei = [_polygons(feature["geometry"]) for feature in features]
+    nuclei = [polygons_of(what, feature) for what, feature in zip(labels, features, strict=True)]
+    outer = [polygon[0] for polygons in nuclei for polygon in polygons]
     centroids = np.array([_centroid(polygons[0][0]) for polygons in nuclei]).reshape(-1, 2)
-    height, width = (np.round(centroids.max(axis=0, initial=-1)).astype(int) + 1).tolist()
     return ImageNuclei(
         str(path),
         draw=lambda shape: draw_polygons(nuclei, shape, source=str(path)),
-        extent=(height, width),  # outlines drawn across the image's border are cut off
-        ids=ids,
+        extent=_size(np.round(centroids)),  # outlines drawn across the image's border are cut off
+        canvas=_size(np.floor(np.concatenate([np.zeros((0, 2)), *outer])[:, ::-1])),
+        ids=np.arange(1, len(features) + 1),
         types=types,
         centroids=centroids,
     )
@@ -94,26 +109,18 @@ def read_points(path: Path, type_names: tuple[str, ...]) -> ImageNuclei:
     return ImageNuclei(str(path), ids=np.arange(1, len(rows) + 1), types=types, centroids=points - 0.5)
 
 
-def _load(path: Path) -> Any:
-    data = path.read_bytes()
-    try:
-        return orjson.loads(gzip.decompress(data) if data.startswith(GZIP_MAGIC) else data)
-    except (orjson.JSONDecodeError, OSError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as JSON: {error}; write it again") from error
-
-
 def _kind(feature: Feature, what: str) -> str:
-    """Return the type of a feature's geometry, such as Polygon."""
-    geometry = feature.get("geometry") if isinstance(feature, dict) else None
-    if not isinstance(geometry, dict) or not geometry.get("coordinates"):
+    """Return the type of the geometry of a feature's nucleus, such as Polygon."""
+    geometry = geometry_of(feature)
+    if not geometry.get("coordinates"):
         raise ValueError(f"{what} has no geometry with coordinates; remove it, or draw it again")
     return str(geometry.get("type"))
 
 
-def _class_name(feature: Feature) -> str:
-    """Return an object's class; "" for none. QuPath 0.2 and earlier call the detection's class the same."""
-    found = (feature.get("properties") or {}).get("classification") or {}
-    return str(found.get("name") or "/".join(found.get("names", [])))
+def _size(pixels: np.ndarray) -> tuple[int, int]:
+    """Return (H, W) of the smallest image that has the pixels (N, 2), (y, x)."""
+    height, width = (pixels.max(axis=0, initial=-1).astype(int) + 1).tolist()
+    return height, width
 
 
 def _types(names: list[str], type_names: tuple[str, ...], path: Path) -> np.ndarray | None:
@@ -127,11 +134,6 @@ def _types(names: list[str], type_names: tuple[str, ...], path: Path) -> np.ndar
             f"{path}: class {unknown[0]!r} is none of type_names={list(type_names)}; name every type"
         )
     return np.array([numbers[name.lower()] for name in names], np.int64)
-
-
-def _polygons(geometry: dict[str, Any]) -> list[Polygon]:
-    parts = geometry["coordinates"] if geometry["type"] == "MultiPolygon" else [geometry["coordinates"]]
-    return [[np.asarray(ring, np.float64)[:, :2] for ring in part] for part in parts]
 
 
 def _centroid(ring: np.ndarray) -> np.ndarray:

@@ -1,8 +1,7 @@
 """QuPath's GeoJSON: ``images/`` beside ``geojson/<image>.geojson``, in the root or in each split.
 
 The file is what QuPath 0.2 and later export ("Export as GeoJSON"): a FeatureCollection, or a list of features, in
-pixels of the full image. Each feature is one nucleus, a MultiPolygon too; of a cell, its ``nucleusGeometry`` is taken.
-Its type is the name of its classification; the parts of a derived one are joined with ": ", as QuPath shows them.
+pixels of the full image. Each feature is one nucleus, a MultiPolygon too, read as in ``qupath``.
 """
 
 from __future__ import annotations
@@ -12,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
 from dataloader.annotations.base import AnnotatedImage, read_rgb, renumber
 from dataloader.annotations.generic import check_class_names, check_mpp, index_pairs
 from dataloader.annotations.polygons import Polygon, draw_polygons
+from dataloader.annotations.qupath import class_of, load_features, polygons_of
 
 SUFFIXES = (".geojson", ".json")
 
@@ -61,17 +60,17 @@ class GeojsonAdapter:
         nuclei: list[list[Polygon]] = []
         types: list[int] = []
         names: list[str] = []
-        for index, feature in enumerate(_load_features(pair.labels)):
+        for index, feature in enumerate(load_features(pair.labels)):
             names.append(f"feature {index}")
             what = f"{pair.labels}: {names[-1]}"
-            nuclei.append(_read_polygons(what, feature))
+            nuclei.append(polygons_of(what, feature))
             types.append(self._find_type(what, feature))
         numbers = draw_polygons(nuclei, image.shape[:2], names=names, source=str(pair.labels))
         type_map = np.array([0, *types], np.uint8)[numbers] if self.class_names else None
         return AnnotatedImage(name, image, renumber(numbers), type_map)
 
     def _find_type(self, what: str, feature: dict[str, Any]) -> int:
-        found = _classification(feature)
+        found = class_of(what, feature)
         if not self.class_names:
             if found:
                 raise ValueError(f"{what} is a {found!r}; set data.class_names=[background,{found},…]")
@@ -86,48 +85,3 @@ class GeojsonAdapter:
                 "another classification in QuPath"
             )
         return self.class_names.index(found)
-
-
-def _load_features(path: Path) -> list[dict[str, Any]]:
-    try:
-        content = orjson.loads(path.read_bytes())
-    except orjson.JSONDecodeError as error:
-        raise ValueError(f"{path}: not a whole GeoJSON file ({error}); export it again") from error
-    if isinstance(content, dict):
-        content = content.get("features") if content.get("type") == "FeatureCollection" else [content]
-    if not isinstance(content, list) or not all(
-        isinstance(f, dict) and f.get("type") == "Feature" for f in content
-    ):
-        raise ValueError(
-            f"{path}: no FeatureCollection or list of features; export it from QuPath as GeoJSON"
-        )
-    return content
-
-
-def _classification(feature: dict[str, Any]) -> str:
-    """Return the name of a feature's classification; empty where it has none."""
-    found = (feature.get("properties") or {}).get("classification") or ""
-    if isinstance(found, dict):
-        found = found.get("name") or ": ".join(found.get("names") or ())
-    return str(found)
-
-
-def _read_polygons(what: str, feature: dict[str, Any]) -> list[Polygon]:
-    """Return the polygons of a nucleus: rings of (N, 2) x and y in px, the outer one first."""
-    geometry: dict[str, Any] = feature.get("nucleusGeometry") or feature.get("geometry") or {}
-    kind, parts = geometry.get("type"), geometry.get("coordinates", [])
-    if kind not in ("Polygon", "MultiPolygon"):
-        raise ValueError(
-            f"{what} is a {kind}; a nucleus is a Polygon or MultiPolygon, remove the rest in QuPath"
-        )
-    try:
-        polygons = [
-            [np.array(ring, float)[:, :2] for ring in part] for part in (parts if kind[0] == "M" else [parts])
-        ]
-    except (TypeError, ValueError, IndexError) as error:
-        raise ValueError(
-            f"{what}: coordinates that are no rings of x and y ({error}); export it again"
-        ) from error
-    if not polygons or not all(polygons):
-        raise ValueError(f"{what} has no outline; remove it, or export it again")
-    return list(polygons)

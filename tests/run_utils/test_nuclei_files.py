@@ -2,8 +2,10 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.io import savemat
 
+from dataloader.annotations import open_annotations
 from run_utils.image_nuclei import label_maps_of, types_of
 from run_utils.label_files import read_label_file
 from run_utils.nuclei_files import find_nuclei_files, read_nuclei, read_tissues
@@ -135,17 +137,60 @@ def test_points_of_qupath_have_types_and_no_pixels(tmp_path):
         label_maps_of(truth(tmp_path), table)
 
 
+def test_outlines_of_two_people_are_compared_whole(tmp_path):
+    """Squares of 10 and of 14 px in one corner: their centroids alone would have both cut to the same 7 px."""
+    for name, side in (("true", 10), ("predicted", 14)):
+        content = [feature("Polygon", [square_ring(0, 0, side)])]
+        (tmp_path / f"{name}.geojson").write_text(json.dumps(content))
+    maps = label_maps_of(*(read_nuclei(tmp_path / f"{name}.geojson") for name in ("true", "predicted")))
+    assert [(label_map > 0).sum() for label_map in maps] == [10 * 10, 14 * 14]
+
+
+def test_an_outline_across_the_border_of_a_known_image_is_cut_off(tmp_path):
+    content = [feature("Polygon", [square_ring(LABELS.shape[1] - 6, 0, 10)])]
+    (tmp_path / "a.geojson").write_text(json.dumps(content))
+    drawn = label_maps_of(truth(tmp_path), read_nuclei(tmp_path / "a.geojson"))[1]
+    assert (drawn.shape, drawn.sum()) == (LABELS.shape, 6 * 10)
+
+
+def test_the_nucleus_of_a_cell_is_compared_and_not_its_border(tmp_path):
+    cell = feature("Polygon", [square_ring(0, 0, 20)])
+    cell["nucleusGeometry"] = {"type": "Polygon", "coordinates": [square_ring(5, 5, 4)]}
+    (tmp_path / "a.geojson").write_text(json.dumps([cell]))
+    read = read_nuclei(tmp_path / "a.geojson")
+    assert np.argwhere(label_maps_of(truth(tmp_path), read)[1])[[0, -1]].tolist() == [[5, 5], [8, 8]]
+    assert read.centroids.tolist() == [[6.5, 6.5]]
+
+
+@pytest.mark.parametrize("name", ["a.geojson", "a.json"])
+@pytest.mark.parametrize(
+    ("classification", "type_name"), [("round", "round"), ({"names": ["Immune", "CD3"]}, "Immune: CD3")]
+)
+def test_classes_and_endings_are_those_of_the_data_set_adapter(tmp_path, name, classification, type_name):
+    item = feature("Polygon", [square_ring(2, 3, 4)])
+    item["properties"] = {"classification": classification}
+    for folder in ("images", "geojson"):
+        (tmp_path / folder).mkdir()
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "images" / "a.png")
+    (tmp_path / "geojson" / name).write_text(json.dumps([item]))
+    names = ("background", "other", type_name)
+    adapted = open_annotations("geojson", tmp_path, mpp=0.25, class_names=names).read("All", "a")
+    read = read_nuclei(tmp_path / "geojson" / name, names)
+    assert read.types.tolist() == [2] and np.array_equal(adapted.type_map, 2 * read.draw((20, 30)))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "complaint"),
     [
         ("a.json", "{", "cannot be read"),
         ("a.json", '{"annotations": []}', "it has no 'nuc'"),
         ("a.geojson", "[", "cannot be read as JSON"),
-        ("a.geojson", '{"type": "Topology"}', "no list of features"),
+        ("a.geojson", '{"type": "Topology"}', "or list of features"),
         ("a.geojson", '[{"geometry": null}]', "feature 1 has no geometry"),
         ("a.geojson", json.dumps([feature("LineString", [[0, 0], [1, 1]])]), "holds LineString"),
-        ("a.geojson", json.dumps([feature("Polygon", [["x", "y"]])]), "cannot be read"),
-        ("a.geojson", json.dumps([feature("Polygon", [[[0, 0], [1]]])]), "cannot be read"),
+        ("a.geojson", json.dumps([feature("Polygon", [["x", "y"]])]), "are no rings"),
+        ("a.geojson", json.dumps([feature("Polygon", [[[0, 0], [1]]])]), "are no rings"),
+        ("a.geojson", json.dumps([{**feature("Point", [0, 0]), "properties": [1]}]), "\\[1\\] is no name"),
         ("a.mat", "MATLAB 5.0 MAT-file" + 50 * "x", "cannot be read"),
         ("a.parquet", "PAR1", "cannot be read"),
         ("a.db", "text", "is not a store"),
