@@ -15,6 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
 UNLABELLED = -1  # a true nucleus that nobody gave a type: it counts for detection, and for no type
+REFERENCE_MPP = 0.25  # µm/px of the published radius
 RADIUS = 12.0  # pixels at 40x (0.25 µm/px), 3 µm; the published pairing distance. Halve it at 20x
 
 

@@ -13,14 +13,13 @@ from pathlib import Path
 
 from config.evaluation import MODES
 from config.schema import EvaluateSettings
-from dataloader.annotations import open_annotations
 from metrics.detection import RADIUS, DetectionScores, TypedDetections, detection_scores
 from metrics.panoptic import find_tissues
 from metrics.report import Scores, mean_scores
 from run_utils.evaluation_report import Comparison, EvaluationReport, align_rows
 from run_utils.measuring import MeasuredImage, TypeScheme, match_types, measure_image, score_pair
 from run_utils.nuclei_files import read_tissues
-from run_utils.sides import Readers, annotated_truth, open_sides
+from run_utils.sides import Readers, open_sides, open_truth, pair_radius
 from run_utils.summary import Pooling, compare, count_confusions, image_counts, summarise
 
 __all__ = [
@@ -30,7 +29,6 @@ __all__ = [
     "TypeScheme",
     "evaluate",
     "evaluate_settings",
-    "open_truth",
     "report_images",
     "match_types",
     "score_pair",
@@ -58,22 +56,13 @@ def evaluate_settings(settings: EvaluateSettings) -> EvaluationReport:
         settings.predicted,
         mode=settings.mode,
         output_dir=settings.output,
-        radius=settings.radius,
+        radius=pair_radius(settings),
         types=TypeScheme(names, settings.merge_types),
         against=settings.against,
         pooling=Pooling(
             read_tissues(settings.tissues) if settings.tissues else {}, settings.resamples, settings.seed
         ),
     )
-
-
-def open_truth(settings: EvaluateSettings) -> tuple[str | Readers, list[str]]:
-    """Return the truth as ``evaluate`` takes it, and the names of the types."""
-    if not settings.adapter:
-        return settings.true, settings.type_names
-    adapter = open_annotations(settings.adapter, settings.true)
-    own_names = [] if settings.merge_types else list(adapter.class_names)
-    return annotated_truth(adapter, settings.split), settings.type_names or own_names
 
 
 def evaluate(
@@ -109,6 +98,8 @@ def evaluate(
     if mode not in MODES:
         raise ValueError(f"mode={mode!r} is unknown; give one of {', '.join(MODES)}")
     scheme, pooling = types or TypeScheme(), pooling or Pooling()
+    if mode != "instance":
+        logger.info("centroids up to %g px apart are pairs", radius)
     measure = partial(measure_image, mode=mode, radius=radius, scheme=scheme)
     sides = open_sides(true, Path(predicted_dir), tuple(scheme.names))
     run = _measure_run(*sides, measure, pooling.tissues)
@@ -116,9 +107,12 @@ def evaluate(
     if str(against):
         sides = open_sides(true, Path(against), tuple(scheme.names))
         other = _measure_run(*sides, measure, pooling.tissues)
+    if not scheme.names and not scheme.merged:
+        _warn_of_more_types(run)
     names = _type_names(scheme, [*run.images.values(), *other.images.values()])
     comparison = _compare(run, other, names, pooling, str(against)) if str(against) else None
     report = _report(run, mode, names, pooling, comparison)
+    report = replace(report, radius=None if mode == "instance" else radius)
     report.write(Path(output_dir) if str(output_dir) else _directory(Path(predicted_dir)))
     return report
 
@@ -179,6 +173,23 @@ def _without_mixed_types(run: _Run) -> _Run:
         reason = f"{source} holds no types, as other images do; evaluate it with mode=instance"
         run.failed[name] = _note_failure(name, ValueError(reason))
     return run
+
+
+def _warn_of_more_types(run: _Run) -> None:
+    """Say that the truth has types which no prediction has: the two may number them by different lists."""
+    found = [image.detections for image in run.images.values() if image.detections is not None]
+    true = [types for one in found for types in (one.paired_true, one.unpaired_true)]
+    predicted = [types for one in found for types in (one.paired_predicted, one.unpaired_predicted)]
+    highest_true, highest_predicted = (
+        max((int(types.max(initial=0)) for types in side), default=0) for side in (true, predicted)
+    )
+    if 0 < highest_predicted < highest_true:
+        logger.warning(
+            "types of the truth go up to %d, those of the prediction to %d: if they are not of one list, give "
+            "merge_types=[…], or adapter= where the truth is a published data set",
+            highest_true,
+            highest_predicted,
+        )
 
 
 def _type_names(scheme: TypeScheme, images: Sequence[MeasuredImage]) -> list[str]:

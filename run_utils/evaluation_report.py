@@ -49,6 +49,7 @@ class EvaluationReport:
         confusion: (T + 2) rows of true and columns of predicted types, then unlabelled, unpaired; empty without types.
         counts: true and predicted numbers of nuclei of each image: of all, then of each type from 1 up.
         comparison: with another run; None without one.
+        radius: largest distance of paired centroids, in pixels; None where none were paired, or it is not known.
     """
 
     mode: str
@@ -63,6 +64,7 @@ class EvaluationReport:
     confusion: list[list[int]] = field(default_factory=list)
     counts: dict[str, tuple[list[int], list[int]]] = field(default_factory=dict)
     comparison: Comparison | None = None
+    radius: float | None = None
 
     @property
     def exit_status(self) -> int:
@@ -107,6 +109,7 @@ class EvaluationReport:
         comparison = self.comparison
         return {
             "mode": self.mode,
+            "radius": self.radius,
             "overall": self.overall,
             "num_images": len(self.images),
             "left_out": self.left_out,

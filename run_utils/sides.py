@@ -2,19 +2,62 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from dataloader.annotations import AnnotatedImage, AnnotationAdapter
+from config.schema import EvaluateSettings
+from dataloader.annotations import AnnotatedImage, AnnotationAdapter, open_annotations
+from dataloader.annotations.base import IncompleteSplitError
+from metrics.detection import RADIUS, REFERENCE_MPP
 from run_utils.image_nuclei import ImageNuclei
 from run_utils.label_files import typed_centroids
 from run_utils.nuclei_files import find_nuclei_files, image_name, read_nuclei
 
 Readers = Mapping[str, Callable[[], ImageNuclei]]
 """How to read the nuclei of each image, by its name."""
+
+OPTIONS = (
+    "mpp",
+    "class_names",
+    "colours",
+    "types",
+)  # what a data set may leave open, named as in config/data.py
+OPTION = re.compile(rf"\bdata\.({'|'.join(OPTIONS)})\b")  # as messages for other commands name them
+
+
+def open_adapter(settings: EvaluateSettings) -> AnnotationAdapter:
+    """Open the data set that is the truth, with the settings that it leaves open; its types stay as they are.
+
+    Raises:
+        FileNotFoundError: for a root that is not there.
+        ValueError: for an unknown adapter, or a setting that it lacks or needs.
+    """
+    options = {name: getattr(settings, name) for name in OPTIONS}
+    try:
+        return open_annotations(settings.adapter, settings.true, **options)
+    except ValueError as error:
+        raise ValueError(OPTION.sub(r"\1", str(error))) from error
+
+
+def open_truth(settings: EvaluateSettings) -> tuple[str | Readers, list[str]]:
+    """Return the truth as ``evaluate`` takes it, and the names of the types."""
+    if not settings.adapter:
+        return settings.true, settings.type_names
+    adapter = open_adapter(settings)
+    own_names = [] if settings.merge_types else list(adapter.class_names)
+    return annotated_truth(adapter, settings.split), settings.type_names or own_names
+
+
+def pair_radius(settings: EvaluateSettings) -> float:
+    """Return the largest distance of paired centroids in pixels: that of the settings, or 3 µm."""
+    if settings.radius:
+        return settings.radius
+    mpp = settings.mpp or (open_adapter(settings).mpp if settings.adapter else 0.0)
+    return RADIUS * REFERENCE_MPP / mpp if mpp else RADIUS
 
 
 def open_sides(
@@ -49,8 +92,12 @@ def open_sides(
 
 
 def annotated_truth(adapter: AnnotationAdapter, split: str) -> Readers:
-    """Return how to read the images of a data set's split as the truth."""
-    return {name: partial(_read_annotated, adapter, split, name) for name in adapter.list_names(split)}
+    """Return how to read the images of a data set's split as the truth; reading one without labels is an error."""
+    try:
+        names = adapter.list_names(split)
+    except IncompleteSplitError as error:
+        names = list(error.names)
+    return {name: partial(_read_annotated, adapter, split, name) for name in names}
 
 
 def nuclei_of(image: AnnotatedImage, source: str) -> ImageNuclei:

@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from config.schema import EvaluateSettings
-from dataloader.annotations import open_annotations
 from dataloader.annotations.base import read_rgb
-from run_utils.evaluation import open_truth
 from run_utils.evaluation_report import EvaluationReport
 from run_utils.files import replacing
 from run_utils.image_nuclei import label_maps_of
@@ -19,7 +17,7 @@ from run_utils.provenance import describe_environment
 from run_utils.report.build import Pair, make_report
 from run_utils.report.latex import to_latex
 from run_utils.report.page import write_page
-from run_utils.sides import open_sides
+from run_utils.sides import open_adapter, open_sides, open_truth
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +43,7 @@ def write_report(evaluation: EvaluationReport, settings: EvaluateSettings) -> Pa
         "truth": f"{settings.true} {settings.split if settings.adapter else ''}".strip(),
         "predictions": settings.predicted,
         "mode": settings.mode,
-        "radius of pairs": f"{settings.radius:g} px",
+        **({} if evaluation.radius is None else {"radius of pairs": f"{evaluation.radius:g} px"}),
     }
     environment = describe_environment()
     facts |= {"made": environment["time"], "commit": (environment["commit"] or "unknown")[:12]}
@@ -93,6 +91,6 @@ def _image_reader(settings: EvaluateSettings) -> ReadImage:
         }
         return lambda name: read_rgb(files[name]) if name in files else None
     if settings.adapter:
-        adapter = open_annotations(settings.adapter, settings.true)
+        adapter = open_adapter(settings)
         return lambda name: adapter.read(settings.split, name).image
     return lambda name: None

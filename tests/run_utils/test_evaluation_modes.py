@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,10 @@ from scipy.io import savemat
 from config.schema import EvaluateSettings
 from run_utils.evaluation import Pooling, TypeScheme, evaluate, evaluate_settings
 from run_utils.outputs import write_output
+from run_utils.report.files import write_report
 from tests.annotated import make_annotated, write_consep
+from tests.published.generic import publish_colour_masks, publish_folder
+from tests.published.outlined import publish_coco, publish_geojson
 from tests.results import ellipses, make_result
 
 TRUE = np.array([[1, 1, 0, 0], [1, 1, 0, 2], [0, 0, 0, 2], [3, 0, 0, 2]], dtype=np.int32)
@@ -185,6 +189,81 @@ def test_the_truth_may_be_a_published_data_set(tmp_path):
     assert list(report.images) == ["test_1", "test_2"]
     assert report.type_names[1] == "miscellaneous"
     assert (report.overall["PQ"], report.overall["F_d"], report.overall["accuracy"]) == (1, 1, 1)
+
+
+OWN_DATA = {
+    "folder": (publish_folder, "test"),
+    "colour_masks": (publish_colour_masks, "All"),
+    "geojson": (publish_geojson, "train"),
+    "coco": (publish_coco, "train"),
+}
+
+
+@pytest.mark.parametrize("adapter", OWN_DATA)
+def test_users_own_data_are_the_truth_with_the_settings_that_extraction_takes(tmp_path, adapter):
+    publish, split = OWN_DATA[adapter]
+    published = publish(tmp_path / "data")
+    options = {"class_names": [], "colours": {}, **published.options}
+    options["class_names"] = list(options["class_names"])
+    (tmp_path / "run").mkdir()
+    for image in published.images[split]:
+        save(tmp_path / "run", image.name, image.label_map, type_map=image.type_map)
+    settings = EvaluateSettings(
+        true=str(tmp_path / "data"),
+        adapter=adapter,
+        split=split,
+        predicted=str(tmp_path / "run"),
+        mode="all",
+        resamples=0,
+        **options,
+    )
+    report = evaluate_settings(settings)
+    assert (report.overall["PQ"], report.overall["F_d"], report.failed) == (1, 1, {})
+    assert report.radius == pytest.approx(3 / options["mpp"])
+    write_report(report, settings)
+    with pytest.raises(ValueError, match=r"set mpp, such as mpp=0.25"):
+        evaluate_settings(replace(settings, mpp=0.0))
+
+
+def test_a_setting_of_data_sets_needs_an_adapter():
+    with pytest.raises(ValueError, match=r"colours=.* is a setting of a data set; give its adapter"):
+        EvaluateSettings(true="a", predicted="b", colours={"round": [1, 2, 3]})
+
+
+def test_an_image_of_a_data_set_that_lacks_its_labels_fails_alone(tmp_path):
+    images = [make_annotated(f"test_{number}", seed=number) for number in (1, 2)]
+    write_consep(tmp_path, "Test", images)
+    (tmp_path / "run").mkdir()
+    for image in images:
+        save(tmp_path / "run", image.name, image.label_map)
+    (tmp_path / "Test" / "Labels" / "test_2.mat").unlink()
+    settings = EvaluateSettings(true=str(tmp_path), adapter="consep", predicted=str(tmp_path / "run"))
+    report = evaluate_settings(settings)
+    assert (list(report.images), report.overall["PQ"]) == (["test_1"], 1)
+    assert "no labels for image test_2.png" in report.failed["test_2"]
+
+
+@pytest.mark.parametrize(("given", "used"), [({}, 12), ({"mpp": 0.5}, 6), ({"mpp": 0.5, "radius": 9.0}, 9)])
+def test_centroids_are_paired_within_three_microns_unless_a_radius_is_given(folders, caplog, given, used):
+    for folder in folders[:2]:
+        save(folder, "a", TRUE, [1, 2, 1])
+    settings = EvaluateSettings(true=str(folders[0]), predicted=str(folders[1]), mode="type", **given)
+    with caplog.at_level("INFO"):
+        evaluate_settings(settings)
+    assert json.loads((folders[1] / "stats.json").read_text())["radius"] == used
+    assert f"centroids up to {used} px apart are pairs" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("scheme", "num_warnings"), [(TypeScheme(), 1), (TypeScheme(merged=[0, 1, 2, 1, 1, 1, 1, 1]), 0)]
+)
+def test_a_truth_with_more_types_than_the_prediction_is_told_once(folders, caplog, scheme, num_warnings):
+    for name in ("a", "b"):
+        save(folders[0], name, TRUE, [1, 2, 7])
+        save(folders[1], name, TRUE, [1, 2, 1])
+    evaluate(*folders[:2], mode="type", types=scheme)
+    lines = [line for line in caplog.messages if "types of the truth go up to 7, those of the" in line]
+    assert len(lines) == num_warnings and all("merge_types=" in line for line in lines)
 
 
 def test_points_have_types_and_no_shapes(folders):
