@@ -238,16 +238,29 @@ def _weigh_patches(run: TrainingRun, patches: PatchDataset) -> np.ndarray | None
 def open_store(run: TrainingRun, name: str) -> Patches:
     """Open a patch store of the run's data set, or a folder of the published code's `.npy` patches."""
     folder = Path(run.data.patches)
-    path = folder / f"{name}.zarr"
-    if path.is_dir():
-        return PatchStore(path)
-    if (folder / name).is_dir():
-        mpp = run.data.mpp or PUBLISHED_MPP
-        return NpyPatches(folder / name, class_names=run.data.class_names, mpp=mpp)
+    for path in (folder / f"{name}.zarr", folder / name):
+        if path.is_dir():
+            return open_patches(path, class_names=run.data.class_names, mpp=run.data.mpp)
     raise FileNotFoundError(
-        f"no patches at {path}: run extract_patches.py data={run.data.adapter} data.root=… "
+        f"no patches at {folder / name}.zarr: run extract_patches.py data={run.data.adapter} data.root=… "
         f"data.patches={run.data.patches} first, or set data.patches"
     )
+
+
+def open_patches(path: Path, *, class_names: Sequence[str] = (), mpp: float = 0.0) -> Patches:
+    """Open a patch store, called `.zarr`, or a folder of the published code's `.npy` patches.
+
+    Args:
+        path: of either.
+        class_names: of the `.npy` patches, background first; empty numbers the types that occur.
+        mpp: µm/px of the `.npy` patches; 0 for the published one.
+
+    Raises:
+        FileNotFoundError, ValueError: where there are none, or they are malformed.
+    """
+    if path.suffix == ".zarr" or not path.is_dir():
+        return PatchStore(path)
+    return NpyPatches(path, class_names=class_names, mpp=mpp or PUBLISHED_MPP)
 
 
 def _build_patches(run: TrainingRun, store: Patches, input_size: int) -> PatchDataset:
@@ -267,12 +280,24 @@ def _build_validator(
         logger.warning("no %s.zarr in %s: training goes on without validation", name, run.data.patches)
         return None
     store = open_store(run, name)
+    _check_same_types(store, types)
     radius = MATCH_RADIUS_UM / store.mpp
     plan = Plan(window=_default_window(device))
     normalise = None
     if normalizer is not None:
         normalise = SourceNormaliser(normalizer, store.stain_statistics(run.stain.method))
     return Validator(store, types, device=device, dtype=dtype, plan=plan, radius=radius, normalise=normalise)
+
+
+def _check_same_types(store: Patches, types: tuple[NucleusType, ...] | None) -> None:
+    """Refuse validation patches whose types mean others than the training's; the last ones may be absent."""
+    names = [] if types is None else [kind.name for kind in types]
+    own = list(store.class_names) if names else []
+    if own != names[: len(own)] or bool(own) != bool(names):
+        raise ValueError(
+            f"{store.path} has the types {own}, the training patches {names}; cut both with the same data.types, "
+            "data.class_names and data.merge_types"
+        )
 
 
 def build_predictor(settings: InferSettings) -> Predictor:

@@ -54,3 +54,30 @@ def test_stain_normalisation_of_npy_patches_is_refused_before_training(npy_run: 
     npy_run.stain.method = "macenko"
     with pytest.raises(ValueError, match="stain=none"):
         build_training(npy_run)
+
+
+def test_validation_patches_of_other_types_are_refused_before_training(
+    npy_run: TrainingRun, tiny_patches: Path
+) -> None:
+    npy_run.data.class_names = [*NAMES[:2], "other", *NAMES[3:]]
+    (Path(npy_run.data.patches) / "validation.zarr").symlink_to(tiny_patches / "validation.zarr")
+    with pytest.raises(ValueError, match=r"validation.zarr has the types .*the training patches .*'other'"):
+        build_training(npy_run)
+    npy_run.model.has_types = False
+    assert build_training(npy_run).validator is not None
+
+
+def test_validation_patches_without_types_are_refused_where_training_has_some(npy_run: TrainingRun) -> None:
+    for file in (Path(npy_run.data.patches) / "validation").rglob("*.npy"):
+        np.save(file, np.load(file)[..., :4])
+    with pytest.raises(ValueError, match=r"validation has the types \[\], the training patches"):
+        build_training(npy_run)
+
+
+def test_validation_patches_may_lack_the_last_types_of_unnamed_ones(npy_run: TrainingRun) -> None:
+    npy_run.data.class_names = []
+    for file in (Path(npy_run.data.patches) / "validation").rglob("*.npy"):
+        values = np.load(file)
+        values[..., 4] = np.minimum(values[..., 4], 3)
+        np.save(file, values)
+    assert build_training(npy_run).validator is not None
