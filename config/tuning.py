@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from config.checks import MISSING, check_choice
+from config.checks import MISSING, check_choice, check_not_negative
 
 
 @dataclass
@@ -13,7 +13,8 @@ class TuneSettings:
 
     Attributes:
         checkpoint: ours, or an official HoVer-Net `.tar`.
-        patches: patch store of the images to tune on, never those of the test.
+        patches: patch store, or folder of `.npy` patches, of the images to tune on, never those of the test.
+        max_images: of them that are tuned on, evenly spread: their maps stay in memory; 0 for all.
         output: checkpoint to write, with what was found; empty writes it into `checkpoint` itself.
         nuclei_thresholds: to try: probability from which a pixel belongs to a nucleus.
         marker_thresholds: to try with each of them: gradient strength below which a nuclear pixel marks an inside.
@@ -29,6 +30,7 @@ class TuneSettings:
 
     checkpoint: str = MISSING
     patches: str = MISSING
+    max_images: int = 50
     output: str = ""
     nuclei_thresholds: list[float] = field(
         default_factory=lambda: [0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7]
@@ -49,6 +51,7 @@ class TuneSettings:
         """Check what no single field can say."""
         check_choice("normalisation", self.normalisation, ("window_free", "reference"))
         check_choice("precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
+        check_not_negative("tune", max_images=self.max_images)
         for name in ("nuclei_thresholds", "marker_thresholds", "min_sizes"):
             if not getattr(self, name):
                 raise ValueError(f"{name}=[] leaves nothing to try; give at least one value")

@@ -17,13 +17,13 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from config.schema import InferSettings, TuneSettings
-from dataloader.patches import PatchStore
 from metrics.overlap import Overlap
 from metrics.segmentation import panoptic_quality
-from models.hovernet.checkpoint import FORMAT, load_checkpoint, read_checkpoint, save_checkpoint
+from models.hovernet.checkpoint import FORMAT, build_stored, read_checkpoint, save_checkpoint, stored_weights
+from models.hovernet.conversion import number_format
 from models.hovernet.postprocess import MARKER_THRESHOLD, MIN_SIZE, NUCLEI_THRESHOLD, decode
 from models.nuclei import Nuclei
-from run_utils.build import build_plan, build_predictor
+from run_utils.build import build_plan, build_predictor, open_patches
 from run_utils.devices import usable_cpus
 from run_utils.inference.maps import predict_region
 from run_utils.inference.plan import DecodeOptions
@@ -66,7 +66,8 @@ def tune(settings: TuneSettings) -> str:
         ValueError: the checkpoint is not ours and ``output`` is empty, or the store has no image.
     """
     output = settings.output or settings.checkpoint
-    if not settings.output and read_checkpoint(settings.checkpoint).get("format") != FORMAT:
+    content = read_checkpoint(settings.checkpoint)
+    if not settings.output and content.get("format") != FORMAT:
         raise ValueError(f"{settings.checkpoint} is no checkpoint of ours to write into; give output=FILE.pt")
     images = predict_images(settings)
     start = time.perf_counter()
@@ -79,18 +80,28 @@ def tune(settings: TuneSettings) -> str:
     logger.info("%d settings on %d images in %.0f s", len(search.scores), len(images), seconds)
     found = {**search.best._asdict(), "min_areas": min_areas, "normalisation": settings.normalisation}
     record = {"decoding": found, "tuned": _record(search, settings.patches, final)}
-    save_checkpoint(load_checkpoint(settings.checkpoint), output, **record)
+    dtype = number_format(stored_weights(content, settings.checkpoint))
+    save_checkpoint(build_stored(content, settings.checkpoint), output, dtype=dtype, **record)
     logger.info("%s holds the settings now; run_infer.py takes them where it is given none", output)
     return _table(search, min_areas, final)
 
 
 def predict_images(settings: TuneSettings) -> list[ValidationImage]:
-    """Return the images of a patch store with their maps, predicted once."""
-    store = PatchStore(settings.patches)
+    """Return the images of a patch store with their maps, predicted once; every patch of a `.npy` folder is an image.
+
+    The maps stay in memory, so that there are at most ``max_images``.
+    """
+    store = open_patches(Path(settings.patches))
     predictor, plan, normalizer = _prepare(settings)
     statistics = None if normalizer is None else store.stain_statistics(normalizer.method)
     images = []
-    for number, name in enumerate(tqdm(store.source_names, desc="predict", unit="image")):
+    chosen = spread(len(store.source_names), settings.max_images)
+    if len(chosen) < len(store.source_names):
+        logger.info(
+            "max_images=%d: %d of the %d images of %s, evenly spread, are tuned on",
+            settings.max_images, len(chosen), len(store.source_names), settings.patches,
+        )  # fmt: skip
+    for number in tqdm(chosen, desc="predict", unit="image"):
         source = store.read_source(number)
         pixels = source.image
         if normalizer is not None and statistics is not None:
@@ -101,8 +112,14 @@ def predict_images(settings: TuneSettings) -> list[ValidationImage]:
             return pixels[box[0] : box[2], box[1] : box[3]]
 
         maps = predict_region(read, (height, width), (0, 0, height, width), predictor, plan)
-        images.append(ValidationImage(name, source.label_map, maps))
+        images.append(ValidationImage(source.name, source.label_map, maps))
     return images
+
+
+def spread(num_images: int, most: int) -> list[int]:
+    """Return the numbers of at most ``most`` images (0 for all), evenly spread from the first to the last."""
+    num_chosen = min(num_images, most) if most else num_images
+    return np.linspace(0, num_images - 1, num_chosen).round().astype(int).tolist()
 
 
 def _prepare(settings: TuneSettings) -> tuple[Any, Any, Any]:

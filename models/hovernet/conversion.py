@@ -82,7 +82,7 @@ def import_checkpoint(path: str | Path, *, allow_inexact: bool = False) -> Impor
     content = read_checkpoint(path)
     if content.get("format") == FORMAT:
         network = build_stored(content, path)
-        return Imported(OURS, network, content["state"], dtype=_number_format(content["state"]))
+        return Imported(OURS, network, content["state"], dtype=number_format(content["state"]))
     state = unwrap_state(content)
     if not is_monai(state):
         return _of_keys(PYTORCH, _from_official(stored_weights(content, path)), path)
@@ -140,7 +140,7 @@ def _of_keys(source: str, mapped: Mapped, path: Path) -> Imported:
     has_decoder = any(key.startswith(DECODER) for key in state)
     network = build_stored(state, path) if has_decoder else None
     added = [key for key in network.state_dict() if key not in state] if network is not None else []
-    return Imported(source, network, state, left, added, _number_format(state))
+    return Imported(source, network, state, left, added, number_format(state))
 
 
 def _check_complete(state: Mapping[str, Tensor], path: Path) -> None:
@@ -161,7 +161,7 @@ def _check_complete(state: Mapping[str, Tensor], path: Path) -> None:
         )
 
 
-def _number_format(state: Mapping[str, Tensor]) -> torch.dtype:
+def number_format(state: Mapping[str, Tensor]) -> torch.dtype:
     """Return the number format that all floating weights share, or the widest of them."""
     formats = {value.dtype for value in state.values() if value.is_floating_point()}
     return max(formats, key=lambda dtype: torch.finfo(dtype).bits, default=torch.float32)

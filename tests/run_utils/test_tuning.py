@@ -13,12 +13,21 @@ from config.schema import InferSettings, TuneSettings
 from dataloader.patches import PatchStore
 from metrics.overlap import Overlap
 from metrics.segmentation import panoptic_quality
-from models.hovernet.checkpoint import load_checkpoint
+from models.hovernet.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 from models.hovernet.postprocess import decode, leave_out_small
 from models.hovernet.targets import make_targets
 from run_utils.build import build_plan, build_predictor
 from run_utils.inference.predictors import ProbabilityMaps
-from run_utils.tuning import DEFAULT, Search, Setting, ValidationImage, choose_areas, tune
+from run_utils.tuning import (
+    DEFAULT,
+    Search,
+    Setting,
+    ValidationImage,
+    choose_areas,
+    predict_images,
+    spread,
+    tune,
+)
 from tests.drawing import draw_pairs
 
 
@@ -156,6 +165,50 @@ def test_without_output_the_checkpoint_itself_takes_the_settings(
     own.write_bytes(checkpoint.read_bytes())
     tune(tune_settings(tiny_patches, own))
     assert "decoding" in load_checkpoint(own).facts.notes
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_weights_keep_the_number_format_that_they_are_stored_in(
+    tiny_patches: Path, checkpoint: Path, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    own = tmp_path / "own.pt"
+    digest = save_checkpoint(load_checkpoint(checkpoint), own, dtype=dtype)
+    tune(tune_settings(tiny_patches, own))
+    tuned = read_checkpoint(own)
+    assert {value.dtype for value in tuned["state"].values() if value.is_floating_point()} == {dtype}
+    assert tuned["digest"] == digest
+
+
+def test_of_many_images_some_are_tuned_on_evenly_spread(
+    tiny_patches: Path, checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert spread(9, 3) == [0, 4, 8]
+    assert spread(100, 1) == [0]
+    for most in (0, 4, 5):
+        assert spread(4, most) == [0, 1, 2, 3]
+    assert len(set(spread(51, 50))) == 50
+    settings = tune_settings(tiny_patches, checkpoint, max_images=1)
+    settings.patches = str(tiny_patches / "train.zarr")
+    names = PatchStore(tiny_patches / "train.zarr").source_names
+    assert len(names) == 2
+    with caplog.at_level("INFO"):
+        assert [image.name for image in predict_images(settings)] == names[:1]
+    assert "1 of the 2 images" in caplog.text
+
+
+def test_npy_patches_are_tuned_on_each_as_an_image(
+    tiny_patches: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    store = PatchStore(tiny_patches / "validation.zarr")
+    folder = tmp_path / "npy" / "96x96_48x48"
+    folder.mkdir(parents=True)
+    for index in range(2):
+        np.save(folder / f"a_{index}.npy", np.dstack([np.asarray(p, np.int32) for p in store.read(index)]))
+    settings = tune_settings(tiny_patches, checkpoint)
+    settings.patches = str(tmp_path / "npy")
+    images = predict_images(settings)
+    assert [image.name for image in images] == ["a_0", "a_1"]
+    assert np.array_equal(images[1].label_map, store.read(1).label_map)
 
 
 def test_a_file_that_is_not_ours_needs_an_output(
