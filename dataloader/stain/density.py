@@ -41,6 +41,7 @@ class Variant:
         intensity: grey level of no absorption.
         offset: grey levels added before the logarithm.
         is_capped: whether brighter pixels count as ``intensity``; else their density is negative.
+        floor: grey level that darker ones are taken for: there a camera clips, and its noise is no stain.
         threshold: optical density (natural logarithm) that tells tissue from background.
         needs_all: whether all three channels must exceed it, or any.
         takes_equal: whether the threshold itself is tissue.
@@ -55,6 +56,7 @@ class Variant:
     intensity: float = 255.0
     offset: float = 0.0
     is_capped: bool = True
+    floor: int = 8
     threshold: float = BETA
     needs_all: bool = False
     takes_equal: bool = False
@@ -66,7 +68,7 @@ class Variant:
 
     def table(self) -> np.ndarray:
         """Return (256,) float32 optical densities of the grey levels."""
-        levels = np.maximum(np.arange(256) + self.offset, 1)
+        levels = np.maximum(np.arange(256) + self.offset, max(self.floor, 1))
         if self.is_capped:
             levels = np.minimum(levels, self.intensity)
         return (-np.log(levels / self.intensity)).astype(np.float32)
@@ -88,6 +90,7 @@ class Variant:
 
 ROBUST = Variant()
 _FULL: dict[str, Any] = {
+    "floor": 1,
     "black_below": 0,
     "smooths": False,
     "only_tissue": False,
@@ -130,9 +133,14 @@ def tissue_densities(
     if identity := too_little(len(tissue)):
         return identity
     table = variant.table()
-    concentrated = look_up(table, tissue if variant.only_tissue else pixels)
     if not variant.smooths:
-        return look_up(table, tissue), concentrated
+        return look_up(table, tissue), look_up(table, tissue if variant.only_tissue else pixels)
+    xp = namespace_of(tissue)
+    darkest = xp.minimum(xp.minimum(tissue[:, 0], tissue[:, 1]), tissue[:, 2])
+    measured = tissue[
+        darkest >= variant.floor
+    ]  # how much more stain there was than black shows, nobody knows
+    concentrated = look_up(table, measured if len(measured) >= MIN_TISSUE_PIXELS else tissue)
     means = sample_pixels(average_blocks(images), max_pixels)
     means = means[variant.find_tissue(means)]
     if identity := too_little(len(means)):

@@ -10,8 +10,11 @@ from torch import Tensor
 
 from dataloader.stain.arrays import look_up_tensor
 from dataloader.stain.deconvolution import HED_FROM_RGB, RGB_FROM_HED
-from dataloader.stain.density import ROBUST
+from dataloader.stain.density import Variant
 
+WHITE = 255.0
+DENSITY = Variant(WHITE, floor=1).table()
+"""(256,) float32 optical densities of the grey levels, dark ones too: what is not drawn stays as it is."""
 FADE_BELOW = 0.15
 """Optical density, natural logarithm, of the strongest channel below which the shift fades out."""
 
@@ -65,11 +68,11 @@ class HedJitter:
             part.to(images.device, torch.float32, non_blocking=True)[..., None, None]
             for part in (matrices, offsets)
         )
-        density = look_up_tensor(ROBUST.table(), images)  # (N, 3, H, W)
+        density = look_up_tensor(DENSITY, images)  # (N, 3, H, W)
         changed = offsets * (density.amax(1, keepdim=True) / FADE_BELOW).clamp_(max=1)
         for channel in range(3):
             changed.addcmul_(matrices[:, :, channel], density[:, channel : channel + 1])
-        levels = changed.neg_().exp_().mul_(ROBUST.intensity).round_().clamp_(0, 255)
+        levels = changed.neg_().exp_().mul_(WHITE).round_().clamp_(0, 255)
         return torch.empty_like(images).copy_(levels)
 
     def density_changes(self, scales: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
