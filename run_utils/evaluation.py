@@ -13,6 +13,7 @@ from pathlib import Path
 
 from config.evaluation import MODES
 from config.schema import EvaluateSettings
+from dataloader.annotations.base import DAMAGED
 from metrics.detection import RADIUS, DetectionScores, TypedDetections, detection_scores
 from metrics.panoptic import find_tissues
 from metrics.report import Scores, mean_scores
@@ -101,12 +102,13 @@ def evaluate(
     if mode != "instance":
         logger.info("centroids up to %g px apart are pairs", radius)
     measure = partial(measure_image, mode=mode, radius=radius, scheme=scheme)
-    sides = open_sides(true, Path(predicted_dir), tuple(scheme.names))
-    run = _measure_run(*sides, measure, pooling.tissues)
-    other = _Run()
+    folders = [predicted_dir, against] if str(against) else [predicted_dir]
+    sides = [open_sides(true, Path(folder), tuple(scheme.names)) for folder in folders]
+    for one in sides:
+        find_tissues(_names_of_both(*one), pooling.tissues)  # before hours of work
+    run, other = _measure_run(*sides[0], measure), _Run()
     if str(against):
-        sides = open_sides(true, Path(against), tuple(scheme.names))
-        other = _measure_run(*sides, measure, pooling.tissues)
+        other = _measure_run(*sides[1], measure)
     if not scheme.names and not scheme.merged:
         _warn_of_more_types(run)
     names = _type_names(scheme, [*run.images.values(), *other.images.values()])
@@ -129,16 +131,18 @@ def score_types(images: Sequence[TypedDetections], type_names: Sequence[str]) ->
     return {"F_d": scores.f_d, "accuracy": scores.accuracy, **named}
 
 
-def _measure_run(
-    truths: Readers, predictions: Readers, measure: Callable[..., MeasuredImage], tissues: Mapping[str, str]
-) -> _Run:
-    """Measure the images of both sides one after another; only what is counted is kept of each."""
+def _names_of_both(truths: Readers, predictions: Readers) -> list[str]:
     both = [name for name in truths if name in predictions]
     if not both:
         raise FileNotFoundError(
             f"no prediction ({_some(predictions)}) has the stem of a truth ({_some(truths)}); name it as its truth"
         )
-    find_tissues(both, tissues)  # before hours of work
+    return both
+
+
+def _measure_run(truths: Readers, predictions: Readers, measure: Callable[..., MeasuredImage]) -> _Run:
+    """Measure the images of both sides one after another; only what is counted is kept of each."""
+    both = _names_of_both(truths, predictions)
     run = _Run(
         missing_true=[name for name in predictions if name not in truths],
         missing_predicted=[name for name in truths if name not in predictions],
@@ -146,7 +150,7 @@ def _measure_run(
     for name in both:
         try:
             run.images[name] = measure(truths[name](), predictions[name]())
-        except (ValueError, OSError) as error:
+        except DAMAGED as error:
             run.failed[name] = _note_failure(name, error)
         else:
             _note_empty_side(name, run.images[name])
@@ -257,7 +261,10 @@ def _compare(run: _Run, other: _Run, names: list[str], pooling: Pooling, against
 
 
 def _note_failure(name: str, error: Exception) -> str:
-    reason = " ".join(str(error).split())
+    kind = (
+        "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
+    )  # of a library's own
+    reason = kind + " ".join(str(error).split())
     logger.error("%s could not be measured: %s", name, reason)
     return reason
 

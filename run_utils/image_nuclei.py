@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from metrics.detection import UNLABELLED
 from models.nuclei import Nuclei
 from run_utils.outputs.rings import Outlines, contours_of, fill_contour
+
+MAX_TYPE = 255  # type maps are uint8
 
 Shape = tuple[int, int]
 
@@ -38,6 +41,11 @@ class ImageNuclei:
     types: np.ndarray | None = None
     centroids: np.ndarray | None = None
     tissue: str = ""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a type that cannot be."""
+        if self.types is not None:
+            check_types(self.source, self.types)
 
     @property
     def has_pixels(self) -> bool:
@@ -89,6 +97,20 @@ def label_maps_of(true: ImageNuclei, predicted: ImageNuclei) -> tuple[np.ndarray
             "in shape; both must show the same image: crop or resize one (nearest neighbour)"
         )
     return maps[0], maps[1]
+
+
+def check_types(source: str, types: np.ndarray) -> None:
+    """Check the types in a file, an array of integers.
+
+    Raises:
+        ValueError: for one below -1, unlabelled, or above ``MAX_TYPE``; the message names the file.
+    """
+    low, high = int(types.min(initial=0)), int(types.max(initial=0))
+    if low < UNLABELLED or high > MAX_TYPE:
+        wrong = low if low < UNLABELLED else high
+        raise ValueError(
+            f"{source} holds type {wrong}; types are 0 (background) to {MAX_TYPE}, -1 unlabelled: mend the file"
+        )
 
 
 def types_of(nuclei: ImageNuclei, types: np.ndarray, ids: np.ndarray) -> np.ndarray:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,29 +10,13 @@ import numpy as np
 import tifffile
 from PIL import Image
 from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
+from dataloader.annotations.base import DAMAGED
 from metrics.detection import UNLABELLED
 from metrics.overlap import Overlap
-from run_utils.image_nuclei import ImageNuclei
+from run_utils.image_nuclei import ImageNuclei, check_types
 
 SUFFIXES = (".mat", ".npy", ".tif", ".tiff", ".png")
-
-# what the libraries raise for a damaged file
-DAMAGED = (
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    OverflowError,
-    OSError,
-    EOFError,
-    MatReadError,
-    tifffile.TiffFileError,
-    struct.error,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True)
@@ -54,7 +36,7 @@ def read_label_map(path: str | Path) -> np.ndarray:
     """Read the label map of an image.
 
     Args:
-        path: .mat with ``inst_map``; .npy (H, W), or (H, W, C), label map first; .png or .tif, one channel.
+        path: .mat with ``inst_map``; .npy (H, W), or (H, W, 2), label map first; .png or .tif, one channel.
 
     Returns:
         (H, W) integer label map, 0 background; whole numbers stored as float are cast.
@@ -116,6 +98,7 @@ def read_label_file(path: str | Path) -> ImageNuclei:
         raise ValueError(
             f"{path}: type_map is {type_map.shape}, inst_map {label_map.shape}; both must show the same image"
         )
+    check_types(str(path), type_map)
     votes = Overlap.of(label_map, np.maximum(type_map, 0))
     types = _listed_types(contents, votes.true_ids, path)
     types = np.where(types == UNLABELLED, _majority_types(votes), types)
@@ -139,27 +122,38 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     """Return the file's arrays under the names they have in a .mat file."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there; give a label file")
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{path} is no label file; give one of {', '.join(SUFFIXES)}")
     try:
-        if path.suffix.lower() == ".mat":
-            return {name: array for name, array in loadmat(path).items() if not name.startswith("__")}
-        if path.suffix.lower() == ".npy":
-            return _split_channels(np.load(path, allow_pickle=False))
-        if path.suffix.lower() in (".tif", ".tiff"):
-            return {"inst_map": tifffile.imread(path)}
-        if path.suffix.lower() == ".png":
-            with Image.open(path) as image:
-                return {"inst_map": np.asarray(image)}
+        loaded = _load(path)
     except NotImplementedError as error:  # scipy's answer to HDF5
         raise ValueError(f"{path} is a MATLAB v7.3 file; save it as v7 (save -v7)") from error
     except DAMAGED as error:
         raise ValueError(f"{path} cannot be read as {path.suffix}: {error}; write it again") from error
-    raise ValueError(f"{path} is no label file; give one of {', '.join(SUFFIXES)}")
+    return loaded if isinstance(loaded, dict) else _split_channels(path, loaded)
 
 
-def _split_channels(array: np.ndarray) -> dict[str, np.ndarray]:
-    if array.ndim != 3:
-        return {"inst_map": array}
+def _load(path: Path) -> dict[str, np.ndarray] | np.ndarray:
+    """Return the arrays that a file names, or the one that a file is."""
+    if path.suffix.lower() == ".mat":
+        return {name: array for name, array in loadmat(path).items() if not name.startswith("__")}
+    if path.suffix.lower() == ".npy":
+        return np.asarray(np.load(path, allow_pickle=False))
+    if path.suffix.lower() in (".tif", ".tiff"):
+        return {"inst_map": tifffile.imread(path)}
+    with Image.open(path) as image:
+        return {"inst_map": np.asarray(image)}
+
+
+def _split_channels(path: Path, array: np.ndarray) -> dict[str, np.ndarray]:
     names = ("inst_map", "type_map")
+    if array.ndim == 2:
+        return {"inst_map": array}
+    if array.ndim != 3 or not 1 <= array.shape[2] <= len(names):
+        raise ValueError(
+            f"{path} is {array.shape}; a label map is (H, W), or (H, W, 2) with the types of its pixels: save those "
+            "channels alone"
+        )
     return {name: array[..., channel] for channel, name in enumerate(names[: array.shape[2]])}
 
 
@@ -202,6 +196,11 @@ def _listed_types(contents: Mapping[str, np.ndarray], ids: np.ndarray, path: Pat
             return np.full(len(ids), UNLABELLED)
         raise ValueError(
             f"{path} lists {len(listed)} types for {len(listed_ids)} nuclei; store the rows' ids in inst_uid"
+        )
+    counted, counts = np.unique(listed_ids, return_counts=True)
+    if counts.max(initial=1) > 1:
+        raise ValueError(
+            f"{path}: inst_uid names id {counted[counts > 1][0]} more than once; keep one row of a nucleus"
         )
     type_of_id = dict(zip(listed_ids.tolist(), listed.tolist(), strict=True))
     absent = [nucleus for nucleus in ids.tolist() if nucleus not in type_of_id]

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from dataloader.annotations.base import DAMAGED
 from run_utils.image_nuclei import ImageNuclei
-from run_utils.label_files import DAMAGED, SUFFIXES, read_label_file
+from run_utils.label_files import SUFFIXES, read_label_file
 from run_utils.outputs import StoredResult, geojson_file, json_file, parquet, store
 from run_utils.qupath_files import is_geojson, is_ours, read_objects, read_points
 

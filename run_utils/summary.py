@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -30,6 +31,8 @@ from metrics.confusion import count_confusion, detection_statistic
 from metrics.panoptic import conic_statistic, count_binary, count_types, find_tissues, pannuke_statistics
 from metrics.sizes import count_sizes, size_edges, size_statistic
 from run_utils.measuring import MeasuredImage
+
+logger = logging.getLogger(__name__)
 
 Images = Mapping[str, MeasuredImage]
 Sections = dict[str, list[Statistic]]
@@ -78,9 +81,13 @@ def summarise(images: Images, type_names: Sequence[str], pooling: Pooling) -> li
         type_names: name of each type, background first; empty without types.
         pooling: tissues, and how often images are drawn.
 
+    Where only some of the images say their tissue, tissues are left out, with a warning.
+
     Raises:
-        ValueError: where an image has no tissue and others have.
+        ValueError: where ``pooling`` gives tissues, and none for an image.
     """
+    if not pooling.tissues:
+        _note_lacking_tissues(images)
     sections = _sections(images, type_names, pooling.tissues)
     return [
         row
@@ -126,7 +133,7 @@ def image_counts(images: Images, num_types: int) -> dict[str, tuple[list[int], l
 
 
 def _sections(images: Images, type_names: Sequence[str], tissue_of: Mapping[str, str]) -> Sections:
-    tissue_of = tissue_of or {name: image.tissue for name, image in images.items() if image.tissue}
+    tissue_of = tissue_of or _own_tissues(images)
     scored = [image.scores for image in images.values() if image.scores is not None]
     sections: Sections = {}
     if scored:
@@ -141,6 +148,23 @@ def _sections(images: Images, type_names: Sequence[str], tissue_of: Mapping[str,
     sections["size"] = _sizes(images)
     sections["agreement"] = _agreement(images, type_names)
     return sections
+
+
+def _own_tissues(images: Images) -> dict[str, str]:
+    """Return the tissue of each image as the images say it; none unless all that have shapes do."""
+    said = {name: image.tissue for name, image in images.items() if image.matches is not None}
+    return said if all(said.values()) else {}
+
+
+def _note_lacking_tissues(images: Images) -> None:
+    lacking = [name for name, image in images.items() if image.matches is not None and not image.tissue]
+    if lacking and any(image.tissue for image in images.values()):
+        logger.warning(
+            "scores by tissue are left out, since %d images do not say theirs: %s; give tissues=FILE with a line "
+            "name,tissue for each image",
+            len(lacking),
+            ", ".join(lacking[:5]) + ", …" * (len(lacking) > 5),
+        )
 
 
 def _panoptic(images: Images, type_names: Sequence[str], tissue_of: Mapping[str, str]) -> list[Statistic]:

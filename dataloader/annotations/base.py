@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 import re
+import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+from scipy.io.matlab import MatReadError
+from tifffile import TiffFileError
 
 READABLE_MODES = ("RGB", "RGBA", "P", "L")  # Pillow's names of the 8-bit image kinds
+
+# what the libraries raise for a damaged file; of a size that no memory holds, MemoryError
+DAMAGED = (
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    ArithmeticError,
+    SyntaxError,
+    RuntimeError,
+    MemoryError,
+    OSError,
+    EOFError,
+    MatReadError,
+    TiffFileError,
+    Image.DecompressionBombError,
+    struct.error,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +93,19 @@ class AnnotationAdapter(Protocol):
         """Read one image with its nuclei."""
 
 
+@runtime_checkable
+class NamesFiles(Protocol):
+    """An adapter whose files are not called like their images, and which therefore names them."""
+
+    def files(self, split: str, name: str) -> list[Path]:
+        """Return the files that hold an image and its nuclei, without reading them."""
+
+
+def files_of(adapter: AnnotationAdapter, split: str, name: str) -> list[Path]:
+    """Return the files that hold an image, as its adapter names them; none where it does not."""
+    return adapter.files(split, name) if isinstance(adapter, NamesFiles) else []
+
+
 def sort_naturally(names: list[str]) -> list[str]:
     """Sort so that ``train_2`` stands before ``train_10``."""
     return sorted(names, key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)])
@@ -86,15 +123,15 @@ def read_rgb(path: Path) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
-            if image.mode not in READABLE_MODES:
-                raise ValueError(
-                    f"{path}: pixels of mode {image.mode!r}; an 8-bit RGB image is needed, convert the file"
-                )
-            return np.asarray(image.convert("RGB"))
+            mode = image.mode
+            pixels = np.asarray(image.convert("RGB")) if mode in READABLE_MODES else None
     except FileNotFoundError:
         raise
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
+    except DAMAGED as error:
         raise ValueError(f"{path}: not a whole image ({error}); fetch the file again") from error
+    if pixels is None:
+        raise ValueError(f"{path}: pixels of mode {mode!r}; an 8-bit RGB image is needed, convert the file")
+    return pixels
 
 
 def renumber(label_map: np.ndarray) -> np.ndarray:

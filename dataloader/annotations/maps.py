@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import csv
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import tifffile
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
-from dataloader.slides.tiff import BROKEN_FILE
+from dataloader.annotations.base import DAMAGED
 
 MAX_SHOWN = 5  # ids that a message names
 MAP_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")  # Pillow's names of the images with one channel
@@ -106,7 +104,7 @@ def open_array(path: Path, remedy: str, *, memory_map: bool = False) -> np.ndarr
         raise FileNotFoundError(f"{path}: no such file; {remedy}")
     try:
         return np.asanyarray(np.load(path, mmap_mode="r" if memory_map else None, allow_pickle=False))
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
+    except DAMAGED as error:
         hint = "; save numbers, not objects" if "allow_pickle" in str(error) else ""
         raise ValueError(
             f"{path}: not a whole .npy file ({error}){hint or '; fetch the file again'}"
@@ -123,7 +121,7 @@ def load_mat(path: Path, keys: Sequence[str], optional: Sequence[str] = ()) -> d
         content = loadmat(path, variable_names=[*keys, *optional])
     except NotImplementedError as error:
         raise ValueError(f"{path}: saved as MATLAB v7.3 (HDF5); save it anew with -v7") from error
-    except (OSError, ValueError, TypeError, MatReadError, zlib.error) as error:
+    except DAMAGED as error:
         raise ValueError(f"{path}: not a whole .mat file ({error}); fetch the file again") from error
     for key in keys:
         if key not in content:
@@ -142,23 +140,18 @@ def read_label_image(path: Path) -> np.ndarray:
     """
     try:
         if path.suffix.lower() in (".tif", ".tiff"):
-            return _read_label_tiff(path)
+            return np.asarray(tifffile.imread(path)).squeeze()
         with Image.open(path) as image:
-            if image.mode not in MAP_MODES:
-                raise ValueError(
-                    f"{path}: pixels of mode {image.mode!r}; a label map has one channel of ids "
-                    "(for masks with a colour a type use data.adapter=colour_masks)"
-                )
-            return np.asarray(image)
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
+            mode = image.mode
+            labels = np.asarray(image) if mode in MAP_MODES else None
+    except DAMAGED as error:
         raise ValueError(f"{path}: not a whole image ({error}); fetch the file again") from error
-
-
-def _read_label_tiff(path: Path) -> np.ndarray:
-    try:
-        return np.asarray(tifffile.imread(path)).squeeze()
-    except (*BROKEN_FILE, zlib.error) as error:  # with ValueError: tifffile's own, of a file that ends early
-        raise ValueError(f"{path}: not a whole image ({error}); fetch the file again") from error
+    if labels is None:
+        raise ValueError(
+            f"{path}: pixels of mode {mode!r}; a label map has one channel of ids "
+            "(for masks with a colour a type use data.adapter=colour_masks)"
+        )
+    return labels
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:

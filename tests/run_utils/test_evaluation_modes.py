@@ -12,6 +12,7 @@ from scipy.io import savemat
 
 from config.schema import EvaluateSettings
 from run_utils.evaluation import Pooling, TypeScheme, evaluate, evaluate_settings
+from run_utils.image_nuclei import ImageNuclei
 from run_utils.outputs import write_output
 from run_utils.report.files import write_report
 from tests.annotated import make_annotated, write_consep
@@ -189,6 +190,41 @@ def test_the_truth_may_be_a_published_data_set(tmp_path):
     assert list(report.images) == ["test_1", "test_2"]
     assert report.type_names[1] == "miscellaneous"
     assert (report.overall["PQ"], report.overall["F_d"], report.overall["accuracy"]) == (1, 1, 1)
+
+
+def test_tissues_that_only_some_images_say_are_left_out_with_a_warning(folders, caplog):
+    def reader(label_map, tissue=""):
+        return lambda: ImageNuclei("truth", label_map, tissue=tissue)
+
+    for name, label_map in (("a", TRUE), ("b", PREDICTED)):
+        save(folders[1], name, label_map)
+    truth = {"a": reader(TRUE, "skin"), "b": reader(TRUE)}
+    found = values(evaluate(truth, folders[1]).scores)
+    assert found["bPQ", ""] == pytest.approx((1 + 0.3) / 2)
+    assert ("bPQ", "skin") not in found
+    assert "scores by tissue are left out, since 1 images do not say theirs: b; give tissues=" in caplog.text
+
+
+def test_tissues_that_lack_an_image_are_refused_before_any_is_read(folders):
+    def read():
+        raise AssertionError("read before the tissues were checked")
+
+    for folder, names in ((folders[1], "a"), (folders[2], "ab")):
+        for name in names:
+            save(folder, name, TRUE)
+    with pytest.raises(ValueError, match="1 images have no tissue: b"):
+        evaluate({"a": read, "b": read}, folders[1], against=folders[2], pooling=Pooling({"a": "skin"}))
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, IndexError, MemoryError])
+def test_a_truth_that_a_library_cannot_read_fails_alone_and_by_name(folders, error):
+    def read():
+        raise error("torn")
+
+    for name in ("a", "b"):
+        save(folders[1], name, TRUE)
+    report = evaluate({"a": read, "b": lambda: ImageNuclei("b", TRUE)}, folders[1])
+    assert (list(report.images), report.failed) == (["b"], {"a": f"{error.__name__}: torn"})
 
 
 OWN_DATA = {

@@ -4,6 +4,8 @@ import tifffile
 from PIL import Image
 from scipy.io import savemat
 
+from dataloader.annotations.base import read_rgb
+from dataloader.annotations.maps import load_mat, read_label_image
 from run_utils.label_files import read_label_file, read_label_map, read_typed_centroids, typed_centroids
 
 LABELS = np.array([[1, 1, 0, 0], [1, 1, 0, 2], [0, 0, 0, 2], [5, 0, 0, 2]], dtype=np.int32)
@@ -153,3 +155,49 @@ def test_a_label_file_gives_label_map_types_and_centroids_at_once(tmp_path):
     assert read.centroids.tolist() == CENTROIDS
     untyped = read_label_file(save(tmp_path / "b.mat", inst_map=LABELS))
     assert untyped.types is None and untyped.has_pixels
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 3), (4, 4, 5), (4, 4, 0), (4,), (1, 4, 4, 2)])
+def test_an_array_of_other_channels_is_no_label_map(tmp_path, shape):
+    np.save(tmp_path / "a.npy", np.zeros(shape, np.int32))
+    with pytest.raises(ValueError, match=r"a.npy.*\(H, W\)") as caught:
+        read_label_map(tmp_path / "a.npy")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_id_with_two_rows_of_types_is_refused(tmp_path):
+    path = save(
+        tmp_path / "a.mat", inst_map=LABELS, inst_uid=np.array([1, 2, 5, 2]), inst_type=np.array([1, 1, 1, 2])
+    )
+    with pytest.raises(ValueError, match="a.mat: inst_uid names id 2 more than once; keep one row"):
+        read_label_file(path)
+
+
+@pytest.mark.parametrize("wrong", [-7, 256, 3000])
+def test_types_that_cannot_be_are_refused_where_they_are_read(tmp_path, wrong):
+    listed = {"inst_type": np.array([1, 2, wrong])}
+    arrays = {
+        "list": {"inst_map": LABELS, **listed},
+        "map": {"inst_map": LABELS, "type_map": np.where(LABELS == 2, wrong, 1)},
+        "points": {"inst_centroid": np.ones((3, 2)), **listed},
+    }
+    for name, content in arrays.items():
+        with pytest.raises(ValueError, match=f"{name}.mat holds type {wrong}; types are 0 .* 255, -1"):
+            read_label_file(save(tmp_path / f"{name}.mat", **content))
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, IndexError, Image.DecompressionBombError, MemoryError])
+def test_whatever_a_library_raises_for_a_damaged_file_is_one_line(tmp_path, monkeypatch, error):
+    def fail(*_, **__):
+        raise error("torn")
+
+    monkeypatch.setattr("PIL.Image.open", fail)
+    for module in ("run_utils.label_files", "dataloader.annotations.maps"):
+        monkeypatch.setattr(f"{module}.loadmat", fail)
+    for name in ("a.png", "a.mat"):
+        (tmp_path / name).touch()
+        with pytest.raises(ValueError, match=f"{name} cannot be read as .*: torn; write it again"):
+            read_label_file(tmp_path / name)
+    for read in (read_rgb, read_label_image, lambda path: load_mat(path, ["inst_map"])):
+        with pytest.raises(ValueError, match=r"a.png: not a whole .* \(torn\); fetch the file again"):
+            read(tmp_path / "a.png")
