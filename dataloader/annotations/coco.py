@@ -71,6 +71,11 @@ class CocoAdapter:
         """Return the names of a split's images; raises as ``PairIndex.list_names``."""
         return self._files.list_names(split)
 
+    def files(self, split: str, name: str) -> list[Path]:
+        """Return an image's file and the JSON of its split."""
+        pair = self._files.find(split, name)
+        return [pair.image, pair.labels]
+
     def read(self, split: str, name: str) -> AnnotatedImage:
         """Read one image and its nuclei; where they overlap, the later annotation lies on top.
 

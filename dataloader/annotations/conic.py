@@ -69,6 +69,10 @@ class ConicAdapter:
             raise FileNotFoundError(f"{self.root}: no split {split!r}; splits found: {SPLIT}")
         return list(self._index)
 
+    def files(self, split: str, name: str) -> list[Path]:
+        """Return the arrays, which hold all patches."""
+        return [self._images_path, self._labels_path]
+
     def read(self, split: str, name: str) -> AnnotatedImage:
         """Read one patch, its nuclei renumbered to 1..K.
 

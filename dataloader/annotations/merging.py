@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from dataloader.annotations.base import AnnotatedImage, AnnotationAdapter
+from dataloader.annotations.base import AnnotatedImage, AnnotationAdapter, files_of
 
 
 class MergedAdapter:
@@ -49,6 +50,10 @@ class MergedAdapter:
     def list_names(self, split: str) -> list[str]:
         """Return the adapter's images of a split."""
         return self._adapter.list_names(split)
+
+    def files(self, split: str, name: str) -> list[Path]:
+        """Return the adapter's files of an image; none where it names none."""
+        return files_of(self._adapter, split, name)
 
     def read(self, split: str, name: str) -> AnnotatedImage:
         """Read one image, its types merged."""

@@ -67,6 +67,10 @@ class PannukeAdapter:
         """
         return [f"{split}_{index}" for index in range(len(self._open(split).images))]
 
+    def files(self, split: str, name: str) -> list[Path]:
+        """Return the arrays of a fold, which hold all its images."""
+        return list(_find_arrays(self._find_folders()[split], split))
+
     def read(self, split: str, name: str) -> AnnotatedImage:
         """Read one image, its tissue and its nuclei, renumbered to 1..K.
 
@@ -133,10 +137,14 @@ def stack_channels(what: str, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return renumber(label_map), type_map
 
 
+def _find_arrays(folder: Path, split: str) -> tuple[Path, Path, Path]:
+    """Return where a fold has its images, masks and tissues."""
+    images = folder / "images" / split
+    return images / "images.npy", folder / "masks" / split / "masks.npy", images / "types.npy"
+
+
 def _open_fold(folder: Path, split: str) -> _Fold:
-    images_path = folder / "images" / split / "images.npy"
-    masks_path = folder / "masks" / split / "masks.npy"
-    tissues_path = folder / "images" / split / "types.npy"
+    images_path, masks_path, tissues_path = _find_arrays(folder, split)
     images, masks = (open_array(path, REMEDY, memory_map=True) for path in (images_path, masks_path))
     tissues = open_array(tissues_path, REMEDY)
     for path, values, channels in ((images_path, images, 3), (masks_path, masks, NUM_CHANNELS)):

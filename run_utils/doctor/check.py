@@ -52,7 +52,7 @@ def check_data(settings: CheckSettings) -> int:
     complaints += find_leaks(records, settings.near_duplicate)
     summaries = [summarise(adapter, split, len(own), records) for split, own in names.items()]
     complaints += find_absent_types(summaries, adapter.class_names)
-    files = FileIndex(Path(settings.data.root))
+    files = FileIndex(Path(settings.data.root), adapter)
     complaints = [replace(c, files=files.find(c.split, c.name)) if c.name else c for c in complaints]
     _write_pictures(adapter, records, settings, output_dir)
     _write_report(output_dir / REPORT_NAME, settings, summaries, complaints)

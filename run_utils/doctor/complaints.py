@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dataloader.annotations import AnnotationAdapter
+from dataloader.annotations.base import files_of
+
 ERROR, WARNING = "error", "warning"
 MAX_FILES = 3  # that a complaint names
 
@@ -80,7 +83,7 @@ class Complaint:
         split: where it is.
         name: image that it is about; empty where it is about the split.
         detail: what was found.
-        files: paths under the data set's root that belong to the image, as far as their names tell.
+        files: paths under the data set's root that belong to the image, as its adapter or their names tell.
     """
 
     kind: str
@@ -109,23 +112,32 @@ class Complaint:
 
 
 class FileIndex:
-    """The files under a data set's root by their names, to tell which ones belong to an image.
+    """The files under a data set's root, to tell which ones belong to an image: its adapter says so, or their names.
 
     Args:
         root: folder of the data set; may be missing.
+        adapter: of the data set.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, adapter: AnnotationAdapter) -> None:
+        self._root = root
+        self._adapter = adapter
         self._paths: dict[str, list[Path]] = {}
         for path in sorted(root.rglob("*")):
             if path.is_file() and not path.name.startswith("."):
                 self._paths.setdefault(path.stem, []).append(path.relative_to(root))
 
     def find(self, split: str, name: str) -> tuple[str, ...]:
-        """Return the paths of the files that are called like an image, those below its split's folder if there are."""
+        """Return the paths of an image's files, else of those called like it, below its split's folder if there are."""
+        named = files_of(self._adapter, split, name)
+        if named:
+            return tuple(self._shorten(path) for path in named)
         found = self._paths.get(name, [])
         inside = [path for path in found if split in path.parts]
         return tuple(path.as_posix() for path in (inside or found)[:MAX_FILES])
+
+    def _shorten(self, path: Path) -> str:
+        return (path.relative_to(self._root) if path.is_relative_to(self._root) else path).as_posix()
 
 
 def is_sound(complaints: Iterable[Complaint]) -> bool:

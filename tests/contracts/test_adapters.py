@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from dataloader.annotations import ADAPTERS, AnnotationAdapter, open_annotations
+from dataloader.annotations.merging import MergedAdapter
 from dataloader.patches import PatchStore
+from run_utils.doctor.complaints import FileIndex
 from run_utils.extraction import extract_patches, plan_stores
 from tests.published import PUBLISHED, Published
 
@@ -75,6 +77,21 @@ def test_patches_are_cut_from_every_split(adapter: AnnotationAdapter, case: Case
         assert store.class_names == tuple(adapter.class_names)
         first = store.read_source(0)
         np.testing.assert_array_equal(first.image, case[2].images[split][0].image)
+
+
+@pytest.mark.parametrize("is_merged", [False, True])
+def test_every_image_has_its_files_by_adapter_or_by_name(case: Case, is_merged: bool) -> None:
+    name, root, published = case
+    adapter = open_annotations(name, root, **published.options)
+    if is_merged and adapter.class_names:
+        merge_types = [0, *(1 for _ in adapter.class_names[1:])]
+        adapter = MergedAdapter(adapter, merge_types, ["background", "any"])
+    index = FileIndex(root, adapter)
+    for split, annotated in published.images.items():
+        for image in annotated:
+            files = index.find(split, image.name)
+            assert len(files) >= 2, "an image and its nuclei"
+            assert all((root / file).is_file() for file in files)
 
 
 def test_an_unknown_split_lists_those_there_are(adapter: AnnotationAdapter, case: Case) -> None:
