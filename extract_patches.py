@@ -7,11 +7,17 @@ from run_utils.entry import run_command
 
 
 def main(settings: ExtractSettings) -> None:
-    """Write one patch store a split; run twice, it resumes."""
-    from run_utils.extraction import extract_patches, open_data, plan_stores  # late: --help answers at once
+    """Write one patch store a split, and the images where they are asked for; run twice, it resumes."""
+    from run_utils.extraction import (  # late: --help answers at once
+        export_images,
+        extract_patches,
+        open_data,
+        plan_stores,
+    )
 
     data = settings.data
     adapter = open_data(data)
+    output_dir = settings.output or data.patches
     plans = plan_stores(
         adapter,
         data.splits,
@@ -21,12 +27,14 @@ def main(settings: ExtractSettings) -> None:
     )
     extract_patches(
         adapter,
-        settings.output or data.patches,
+        output_dir,
         plans,
         patch_size=settings.patch_size,
         patch_step=settings.patch_step,
         border=settings.border,
     )
+    if settings.export_images:
+        export_images(adapter, output_dir, data.splits)
 
 
 if __name__ == "__main__":

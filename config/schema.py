@@ -42,6 +42,8 @@ class ExtractSettings:
         patch_size: side of a patch in pixels.
         patch_step: distance between neighbouring patches in pixels, at most `patch_size`.
         border: `mirror` reflects the image so that patches cover it all; `valid` stays inside it.
+        export_images: write the images of the splits too, as `images/<split>/<name>.png` in the folder for the stores:
+            run_infer.py takes image files, which data sets such as PanNuke's arrays do not have.
         seed: seed of the choice of validation images.
     """
 
@@ -50,6 +52,7 @@ class ExtractSettings:
     patch_size: int = 540
     patch_step: int = 256
     border: str = "mirror"
+    export_images: bool = False
     seed: int = 10
 
     def __post_init__(self) -> None:

@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from config.schema import DataSettings
 from dataloader.annotations import AnnotationAdapter, open_annotations
 from dataloader.patches import PatchSettings, PatchStore, prepare_store, write_patches
+from run_utils.files import replacing
 
 logger = logging.getLogger(__name__)
 VALIDATION = "validation"
+IMAGES = "images"  # folder of exported images
 
 
 @dataclass(frozen=True)
@@ -148,3 +151,37 @@ def _extract_store(adapter: AnnotationAdapter, path: Path, plan: StorePlan, name
         store.num_nuclei,
         num_bytes / 1e6,
     )
+
+
+def export_images(adapter: AnnotationAdapter, output_dir: str | Path, splits: Sequence[str]) -> list[Path]:
+    """Write each image of the splits as a PNG, for `run_infer.py`; what an earlier run wrote is kept.
+
+    Args:
+        adapter: the data set.
+        output_dir: folder for ``images/<split>/<name>.png``, made where missing.
+        splits: its splits.
+
+    Returns:
+        Folders ``<output_dir>/images/<split>``, in the order of ``splits``.
+
+    Raises:
+        ValueError: for malformed annotations, or a name that cannot be a file's.
+        FileNotFoundError: for missing files of the data set.
+    """
+    folders = [Path(output_dir) / IMAGES / split for split in splits]
+    for folder, split in zip(folders, splits, strict=True):
+        folder.mkdir(parents=True, exist_ok=True)
+        names = adapter.list_names(split)
+        paths = {name: folder / f"{name}.png" for name in names}
+        wrong = [name for name, path in paths.items() if path.parent != folder or path.stem != name]
+        if wrong:
+            raise ValueError(f"{adapter.name} {split}: image {wrong[0]!r} cannot name a file; rename it")
+        remaining = [name for name in names if not paths[name].exists()]
+        for name in tqdm(remaining, desc=f"{split} export", unit="image", disable=not remaining):
+            with replacing(paths[name]) as temporary:
+                Image.fromarray(adapter.read(split, name).image).save(temporary, format="PNG")
+        logger.info(
+            "%s: %d images, %d of them written now, of %g µm/px: run_infer.py input=%s mpp=%g",
+            folder, len(names), len(remaining), adapter.mpp, folder, adapter.mpp,
+        )  # fmt: skip
+    return folders

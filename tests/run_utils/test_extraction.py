@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dataloader.annotations import AnnotatedImage, AnnotationAdapter, open_annotations
 from dataloader.patches import PatchStore
-from run_utils.extraction import StorePlan, extract_patches, plan_stores
+from run_utils.extraction import StorePlan, export_images, extract_patches, plan_stores
 from tests.annotated import make_annotated, write_consep
 
 
@@ -143,3 +144,29 @@ def test_a_real_image_takes_less_than_an_eighth_of_the_references_patches(
     np.testing.assert_array_equal(source.image, original.image)
     np.testing.assert_array_equal(source.label_map, original.label_map)
     np.testing.assert_array_equal(source.type_map, original.type_map)
+
+
+def test_an_export_of_images_goes_on_where_it_stopped(
+    adapter: AnnotationAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    folders = export_images(adapter, tmp_path / "out", ["Train", "Test"])
+    assert folders == [tmp_path / "out/images/Train", tmp_path / "out/images/Test"]
+    assert sorted(path.stem for path in folders[0].iterdir()) == adapter.list_names("Train")
+    (folders[1] / "test_2.png").unlink()
+    read: list[str] = []
+    own = adapter.read
+    monkeypatch.setattr(adapter, "read", lambda split, name: read.append(name) or own(split, name))
+    with caplog.at_level(logging.INFO):
+        export_images(adapter, tmp_path / "out", ["Train", "Test"])
+    assert read == ["test_2"]
+    assert "2 images, 1 of them written now, of 0.25 µm/px" in caplog.text
+    found = np.asarray(Image.open(folders[1] / "test_2.png"))
+    np.testing.assert_array_equal(found, own("Test", "test_2").image)
+
+
+def test_an_image_whose_name_leads_elsewhere_is_not_exported(
+    adapter: AnnotationAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter, "list_names", lambda split: ["../../test_1"])
+    with pytest.raises(ValueError, match="'../../test_1' cannot name a file"):
+        export_images(adapter, tmp_path / "out", ["Test"])
