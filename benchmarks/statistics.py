@@ -1,4 +1,4 @@
-"""Time of the instance scores of an image: `python -m benchmarks.statistics [label file …]`.
+"""Time of the instance scores of an image: `python -m benchmarks.statistics [--consep=DIR] [label file …]`.
 
 Compares the overlap table with the obvious definitions, one mask per nucleus, in the same run; both must give the
 same scores. A synthetic image of 550 nuclei comes first, then the 14 test images of CoNSeP beside the predictions in
@@ -27,7 +27,7 @@ SIZE = 1000  # pixels, side of the synthetic image
 NUM_NUCLEI = 550
 LIMIT_MS = 100  # an image may take at most this long
 ROOT = Path(__file__).resolve().parents[1]
-TRUE_DIR = ROOT.parent / "shared" / "data" / "consep" / "Test" / "Labels"
+CONSEP_DIR = ROOT.parent / "shared" / "data" / "consep"
 PREDICTED_DIR = ROOT / "outputs" / "consep_test" / "mat"
 Scores = dict[str, float]
 Pair = tuple[np.ndarray, np.ndarray]
@@ -37,13 +37,16 @@ def main() -> None:
     """Measure the synthetic image, CoNSeP's test images and the files given, and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("label_files", nargs="*", type=Path, help="true label maps to measure as well")
+    parser.add_argument(
+        "--consep", type=Path, default=CONSEP_DIR, help="folder of CoNSeP as it was published"
+    )
     parser.add_argument("--repeats", type=int, default=7, help="runs of ours; the median is printed")
     parser.add_argument("--slow-repeats", type=int, default=1, help="runs of the definitions by masks")
     arguments = parser.parse_args()
     names = ", ".join(fast_scores(np.eye(2, dtype=np.int32), np.eye(2, dtype=np.int32)))
     print(f"{names} and the counts of PQ of one image, median ms; {os.cpu_count()} CPU cores")
     times = {}
-    for name, (true, predicted) in make_pairs(arguments.label_files):
+    for name, (true, predicted) in make_pairs(arguments.label_files, arguments.consep):
         ours_ms, ours = median_ms(lambda: fast_scores(true, predicted), arguments.repeats)  # noqa: B023
         slow_ms, slow = median_ms(lambda: slow_scores(true, predicted), arguments.slow_repeats)  # noqa: B023
         assert all(np.isclose(ours[key], slow[key]) for key in slow), (ours, slow)
@@ -61,13 +64,16 @@ def main() -> None:
     )
 
 
-def make_pairs(label_files: list[Path]) -> Iterator[tuple[str, Pair]]:
+def make_pairs(label_files: list[Path], consep_dir: Path) -> Iterator[tuple[str, Pair]]:
     """Yield the name, truth and prediction of each image to measure."""
     synthetic = make_label_map(np.random.default_rng(0))
     yield "synthetic", (synthetic, disturb(synthetic, np.random.default_rng(1)))
-    if not TRUE_DIR.is_dir():
-        print(f"CoNSeP is not at {TRUE_DIR}: its images are left out")
-    for path in sorted(TRUE_DIR.glob("*.mat")) + label_files:
+    true_dir = consep_dir / "Test" / "Labels"
+    if not true_dir.is_dir():
+        print(
+            f"no label files in {true_dir}: CoNSeP's images are left out; give its folder with --consep=DIR"
+        )
+    for path in sorted(true_dir.glob("*.mat")) + label_files:
         true = read_label_map(path)
         prediction = PREDICTED_DIR / path.name
         if path not in label_files and prediction.is_file():

@@ -4,8 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.io import savemat
 
-from benchmarks.statistics import disturb, fast_scores, make_label_map, slow_scores
+from benchmarks.statistics import disturb, fast_scores, make_label_map, make_pairs, slow_scores
 from metrics.overlap import Overlap
 from metrics.segmentation import aji, aji_plus, dice, dice2, f1_by_iou, panoptic_quality
 from tests.metrics.slow import quality_counts
@@ -183,3 +184,17 @@ def test_f1_equals_the_definition_on_random_pairs():
         for iou in (0.5, 0.6, 0.7, 0.8, 0.9):
             tp, fp, fn, _ = quality_counts(true, predicted, iou)
             assert scores[f"F1@{iou}"] == pytest.approx(2 * tp / (2 * tp + fp + fn))
+
+
+def test_the_benchmark_takes_consep_where_it_is_told_to_and_says_where_it_is_not(tmp_path, capsys):
+    labels = tmp_path / "Test" / "Labels"
+    labels.mkdir(parents=True)
+    savemat(
+        labels / "image.mat", {"inst_map": make_label_map(np.random.default_rng(0), size=60, num_nuclei=3)}
+    )
+    assert [name for name, _ in make_pairs([], tmp_path)] == ["synthetic", "image (disturbed)"]
+    assert capsys.readouterr().out == ""
+    assert [name for name, _ in make_pairs([], tmp_path / "absent")] == ["synthetic"]
+    assert "absent/Test/Labels: CoNSeP's images are left out; give its folder with --consep=DIR" in (
+        capsys.readouterr().out
+    )

@@ -47,6 +47,7 @@ def test_a_run_is_measured_and_compared_with_another_in_one_command(folders: Pat
     assert result.returncode == 0, result.stderr
     assert "95 % interval" in result.stdout
     names = {"stats.csv", "stats.json", "scores.csv", "confusion.csv", "differences.csv"}
+    names |= {"report.html", "report.tex"}
     assert {path.name for path in (folders / "scores").iterdir()} == names
     with (folders / "scores" / "differences.csv").open(newline="") as file:
         worse = {(row["score"], row["group"]): row["value"] for row in csv.DictReader(file)}
