@@ -51,14 +51,14 @@ class _Run:
 
 def evaluate_settings(settings: EvaluateSettings) -> EvaluationReport:
     """Run ``evaluate`` as the settings of ``compute_stats.py`` say."""
-    truth, names = open_truth(settings)
+    truth = open_truth(settings)
     return evaluate(
-        truth,
+        truth.nuclei,
         settings.predicted,
         mode=settings.mode,
         output_dir=settings.output,
-        radius=pair_radius(settings),
-        types=TypeScheme(names, settings.merge_types),
+        radius=pair_radius(settings.radius, truth.mpp),
+        types=TypeScheme(truth.type_names, settings.merge_types),
         against=settings.against,
         pooling=Pooling(
             read_tissues(settings.tissues) if settings.tissues else {}, settings.resamples, settings.seed

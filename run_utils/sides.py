@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,6 +30,20 @@ OPTIONS = (
 OPTION = re.compile(rf"\bdata\.({'|'.join(OPTIONS)})\b")  # as messages for other commands name them
 
 
+class Truth(NamedTuple):
+    """The true side of an evaluation.
+
+    Attributes:
+        nuclei: as ``evaluate`` takes it.
+        type_names: of the types, background first; empty where unknown.
+        mpp: µm/px of the images; 0 where unknown.
+    """
+
+    nuclei: str | Readers
+    type_names: list[str]
+    mpp: float
+
+
 def open_adapter(settings: EvaluateSettings) -> AnnotationAdapter:
     """Open the data set that is the truth, with the settings that it leaves open; its types stay as they are.
 
@@ -43,21 +58,23 @@ def open_adapter(settings: EvaluateSettings) -> AnnotationAdapter:
         raise ValueError(OPTION.sub(r"\1", str(error))) from error
 
 
-def open_truth(settings: EvaluateSettings) -> tuple[str | Readers, list[str]]:
-    """Return the truth as ``evaluate`` takes it, and the names of the types."""
+def open_truth(settings: EvaluateSettings) -> Truth:
+    """Open the truth that the settings name, a folder of files or a data set; raises as ``open_adapter``."""
     if not settings.adapter:
-        return settings.true, settings.type_names
+        return Truth(settings.true, settings.type_names, settings.mpp)
     adapter = open_adapter(settings)
     own_names = [] if settings.merge_types else list(adapter.class_names)
-    return annotated_truth(adapter, settings.split), settings.type_names or own_names
+    return Truth(annotated_truth(adapter, settings.split), settings.type_names or own_names, adapter.mpp)
 
 
-def pair_radius(settings: EvaluateSettings) -> float:
-    """Return the largest distance of paired centroids in pixels: that of the settings, or 3 µm."""
-    if settings.radius:
-        return settings.radius
-    mpp = settings.mpp or (open_adapter(settings).mpp if settings.adapter else 0.0)
-    return RADIUS * REFERENCE_MPP / mpp if mpp else RADIUS
+def pair_radius(radius: float, mpp: float) -> float:
+    """Return the largest distance of paired centroids in pixels.
+
+    Args:
+        radius: as the settings give it; 0 for 3 µm.
+        mpp: µm/px of the images; 0 where it is not known, which counts as that of 40x.
+    """
+    return radius or RADIUS * REFERENCE_MPP / (mpp or REFERENCE_MPP)
 
 
 def open_sides(

@@ -62,8 +62,8 @@ def write_report(evaluation: EvaluationReport, settings: EvaluateSettings) -> Pa
 
 
 def _pair_reader(settings: EvaluateSettings) -> Callable[[str], Pair | None]:
-    truth, names = open_truth(settings)
-    truths, predictions = open_sides(truth, Path(settings.predicted), tuple(names))
+    truth = open_truth(settings)
+    truths, predictions = open_sides(truth.nuclei, Path(settings.predicted), tuple(truth.type_names))
     read_image = _image_reader(settings)
 
     def read(name: str) -> Pair | None:

@@ -184,6 +184,11 @@ def test_classes_and_endings_are_those_of_the_data_set_adapter(tmp_path, name, c
     [
         ("a.json", "{", "cannot be read"),
         ("a.json", '{"annotations": []}', "it has no 'nuc'"),
+        (
+            "a.json",
+            '{"nuc": {"1": {"bbox": [[0, 0], [1, 1]], "centroid": [0, 0], "contour": [[0, 0]], "type": 3000}}}',
+            "a.json holds type 3000; types are 0",
+        ),
         ("a.geojson", "[", "cannot be read as JSON"),
         ("a.geojson", '{"type": "Topology"}', "or list of features"),
         ("a.geojson", '[{"geometry": null}]', "feature 1 has no geometry"),
