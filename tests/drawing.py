@@ -42,9 +42,10 @@ def write_tissue(root: Path, *, num_train: int = 3, num_test: int = 2, side: int
     for split, count in (("Train", num_train), ("Test", num_test)):
         images = []
         for number in range(1, count + 1):
-            label_map = draw_pairs((side, side), seed=number)
+            seed = number if split == "Train" else number + num_train  # no image is in both
+            label_map = draw_pairs((side, side), seed=seed)
             type_map = np.where(label_map > 0, 1 + label_map % 4, 0).astype(np.uint8)
-            image = paint_tissue(label_map, seed=number)
+            image = paint_tissue(label_map, seed=seed)
             images.append(AnnotatedImage(f"{split.lower()}_{number}", image, label_map, type_map))
         write_consep(root, split, images)
     return root
