@@ -17,6 +17,8 @@ import cv2
 import torch
 from torch import Tensor
 
+from dataloader.stain.arrays import check_batch
+
 _LUMA = (0.299, 0.587, 0.114)  # weights of R, G, B in grey, ITU-R BT.601
 _SEXTANTS_PER_HUE_STEP = (
     6 / 180
@@ -102,15 +104,7 @@ class ColourAugment:
         Raises:
             ValueError: if ``images`` is not uint8 RGB, or ``generator`` does not lie on the CPU.
         """
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(
-                f"images {tuple(images.shape)} {images.dtype} must be (N, 3, H, W) uint8 RGB; "
-                "augment before scaling"
-            )
-        if generator.device.type != "cpu":
-            raise ValueError(
-                f"the generator lies on {generator.device}, not on the CPU; use torch.Generator()"
-            )
+        check_batch(images, generator)
         drawn, noise_seed = self._draw(len(images), generator)
         noise_generator = torch.Generator(images.device).manual_seed(noise_seed)
         coloured = torch.empty_like(images)

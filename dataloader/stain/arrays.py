@@ -89,6 +89,16 @@ def to_grey_levels(images: Any) -> Any:
     return levels.to(torch.uint8) if xp is torch else levels.astype(np.uint8)
 
 
+def check_batch(images: Tensor, generator: torch.Generator) -> None:
+    """Raise ValueError unless a batch can be varied at random: uint8 RGB (N, 3, H, W), and draws made on the CPU."""
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(
+            f"images {tuple(images.shape)} {images.dtype} must be (N, 3, H, W) uint8 RGB; augment before scaling"
+        )
+    if generator.device.type != "cpu":
+        raise ValueError(f"the generator lies on {generator.device}, not on the CPU; use torch.Generator()")
+
+
 def view_channels_last(images: Any) -> Any:
     """Return a view of RGB images with the channels last, (..., 3); a tensor (P, 3) of pixels has them there.
 

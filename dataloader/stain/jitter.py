@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataloader.stain.arrays import look_up_tensor
+from dataloader.stain.arrays import check_batch, look_up_tensor
 from dataloader.stain.deconvolution import HED_FROM_RGB, RGB_FROM_HED
 from dataloader.stain.density import Variant
 
@@ -53,15 +53,7 @@ class HedJitter:
         Raises:
             ValueError: if ``images`` is not uint8 RGB, or ``generator`` does not lie on the CPU.
         """
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(
-                f"images {tuple(images.shape)} {images.dtype} must be (N, 3, H, W) uint8 RGB; "
-                "jitter before scaling"
-            )
-        if generator.device.type != "cpu":
-            raise ValueError(
-                f"the generator lies on {generator.device}, not on the CPU; use torch.Generator()"
-            )
+        check_batch(images, generator)
         draws = 2 * torch.rand((2, len(images), 3), generator=generator, dtype=torch.float64) - 1
         matrices, offsets = self.density_changes(draws[0], draws[1])
         matrices, offsets = (
