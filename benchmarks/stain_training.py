@@ -33,8 +33,8 @@ from dataloader.patches import PatchStore
 from dataloader.slides import open_slide
 from dataloader.stain import MacenkoNormalizer, ReinhardNormalizer, StainStatistics, make_normalizer
 from dataloader.tissue_pixels import sample_slide
+from metrics.detection import radius_at
 from models.hovernet.checkpoint import load_checkpoint
-from run_utils.build import MATCH_RADIUS_UM
 from run_utils.devices import resolve_device, resolve_precision
 from run_utils.inference.plan import Plan
 from run_utils.training.checkpoints import LAST_NAME
@@ -152,7 +152,7 @@ def score(
         device=device,
         dtype=resolve_precision("auto", device),
         plan=Plan(decode_workers=2),
-        radius=MATCH_RADIUS_UM / store.mpp,
+        radius=radius_at(store.mpp),
         normalise=prepare,
     )
     return validator.validate(network.to(device).to(memory_format=torch.channels_last)).scores

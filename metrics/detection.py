@@ -70,6 +70,11 @@ class DetectionScores(NamedTuple):
     num_unpaired_predicted: int
 
 
+def radius_at(mpp: float) -> float:
+    """Return the published pairing distance, 3 µm, in pixels of ``mpp`` µm."""
+    return RADIUS * REFERENCE_MPP / mpp
+
+
 def pair_centroids(true: np.ndarray, predicted: np.ndarray, radius: float) -> Pairing:
     """Pair centroids one to one with minimal total distance, then drop pairs further apart than ``radius``.
 

@@ -18,6 +18,7 @@ from dataloader.npy_patches import PUBLISHED_MPP, NpyPatches, Patches
 from dataloader.patch_dataset import PatchDataset
 from dataloader.patches import PatchStore
 from dataloader.stain import HedJitter, Normalizer
+from metrics.detection import radius_at
 from models.hovernet.checkpoint import Network, load_checkpoint, load_weights
 from models.hovernet.lite import HoVerNetLite
 from models.hovernet.losses import HoVerLoss
@@ -50,7 +51,6 @@ MAX_DECODE_WORKERS = {
 }  # each holds a region's maps; on a CPU the network is what takes time
 TUNED_SETTINGS = ("nuclei_threshold", "marker_threshold", "min_size", "min_areas")
 WEIGHT_DIGITS = 6  # significant ones of class weights: what is logged and saved is what is used
-MATCH_RADIUS_UM = 3.0  # the published 12 px at 0.25 µm/px
 
 
 def _hovernet(settings: ModelSettings, num_types: int | None) -> Network:
@@ -281,7 +281,7 @@ def _build_validator(
         return None
     store = open_store(run, name)
     _check_same_types(store, types)
-    radius = MATCH_RADIUS_UM / store.mpp
+    radius = radius_at(store.mpp)
     plan = Plan(window=_default_window(device))
     normalise = None
     if normalizer is not None:

@@ -13,7 +13,7 @@ import numpy as np
 from config.schema import EvaluateSettings
 from dataloader.annotations import AnnotatedImage, AnnotationAdapter, open_annotations
 from dataloader.annotations.base import IncompleteSplitError
-from metrics.detection import RADIUS, REFERENCE_MPP
+from metrics.detection import REFERENCE_MPP, radius_at
 from run_utils.image_nuclei import ImageNuclei
 from run_utils.label_files import typed_centroids
 from run_utils.nuclei_files import find_nuclei_files, image_name, read_nuclei
@@ -74,7 +74,7 @@ def pair_radius(radius: float, mpp: float) -> float:
         radius: as the settings give it; 0 for 3 µm.
         mpp: µm/px of the images; 0 where it is not known, which counts as that of 40x.
     """
-    return radius or RADIUS * REFERENCE_MPP / (mpp or REFERENCE_MPP)
+    return radius or radius_at(mpp or REFERENCE_MPP)
 
 
 def open_sides(

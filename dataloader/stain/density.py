@@ -47,8 +47,8 @@ class Variant:
         takes_equal: whether the threshold itself is tissue.
         black_below: grey level that the lightest channel of tissue reaches; what is darker is no stain but ink,
             pigment or the black that scanners put beside a slide.
-        smooths: whether stain vectors are fitted on means over some pixels, which leave out their noise.
-        only_tissue: whether the maximal concentrations are the tissue's, or those of all pixels.
+        smooths: whether stain vectors are fitted on means over some pixels, which leave out their noise, and the
+            maximal concentrations are the tissue's, not those of all pixels.
         only_positive: whether stain vectors are held to 0 and above.
         fades: whether background keeps its colour, and near it the change fades out.
     """
@@ -62,7 +62,6 @@ class Variant:
     takes_equal: bool = False
     black_below: int = 40
     smooths: bool = True
-    only_tissue: bool = True
     only_positive: bool = True
     fades: bool = True
 
@@ -93,7 +92,6 @@ _FULL: dict[str, Any] = {
     "floor": 1,
     "black_below": 0,
     "smooths": False,
-    "only_tissue": False,
     "only_positive": False,
     "fades": False,
 }
@@ -108,7 +106,7 @@ VARIANTS = {
 Any channel above the threshold makes tissue: eosin hardly absorbs red, so that "all channels" drops pale eosin and
 turns its vector towards haematoxylin. A threshold as low as 0.15 lets the noise of pale pixels open the fan instead.
 The stains are fitted on means over 8 x 8 px, 2 µm at 40x: of single pixels the second direction of the densities is
-often the camera's blue-green noise, and both stains then come out alike (in 12 of CoNSeP's 41 images). The maximal
+often the camera's blue-green noise, and both stains then come out alike (in 12 of 36 of CoNSeP's). The maximal
 concentrations are the pixels', and the tissue's alone: they do not depend on how much glass lies beside it. Glass keeps
 its colour.
 """
@@ -134,12 +132,11 @@ def tissue_densities(
         return identity
     table = variant.table()
     if not variant.smooths:
-        return look_up(table, tissue), look_up(table, tissue if variant.only_tissue else pixels)
+        return look_up(table, tissue), look_up(table, pixels)
     xp = namespace_of(tissue)
     darkest = xp.minimum(xp.minimum(tissue[:, 0], tissue[:, 1]), tissue[:, 2])
-    measured = tissue[
-        darkest >= variant.floor
-    ]  # how much more stain there was than black shows, nobody knows
+    # Of a clipped pixel nobody knows how much more stain there was than black shows.
+    measured = tissue[darkest >= variant.floor]
     concentrated = look_up(table, measured if len(measured) >= MIN_TISSUE_PIXELS else tissue)
     means = sample_pixels(average_blocks(images), max_pixels)
     means = means[variant.find_tissue(means)]
