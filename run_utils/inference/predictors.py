@@ -22,18 +22,24 @@ from models.hovernet.network import HoverMaps
 logger = logging.getLogger(__name__)
 
 
+Maps = np.ndarray | Tensor
+"""NumPy on the host, or a tensor that stays on the device to be decoded there."""
+
+
 class ProbabilityMaps(NamedTuple):
     """What decoding takes, for a batch of tiles or, without the first axis, for a region.
 
+    In full, maps are float32. In small, probabilities are uint8, 255 standing for 1, and HV maps float16.
+
     Attributes:
-        nuclei: (N, h, w) float32 probability of nucleus, 0..1.
-        hv: (N, 2, h, w) float32 HV maps, about -1..1.
-        types: (N, T, h, w) float32 probability of each type, background first, or None.
+        nuclei: (N, h, w) probability of nucleus, 0..1.
+        hv: (N, 2, h, w) HV maps, about -1..1.
+        types: (N, T, h, w) probability of each type, background first, or None.
     """
 
-    nuclei: np.ndarray
-    hv: np.ndarray
-    types: np.ndarray | None
+    nuclei: Maps
+    hv: Maps
+    types: Maps | None
 
 
 Tiles = np.ndarray | Tensor
