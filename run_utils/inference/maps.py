@@ -1,17 +1,21 @@
-"""Tiles read ahead, predicted in batches and put together to the maps of a region; the pipeline decodes them."""
+"""Tiles read ahead, predicted in batches and put together to the maps of boxes; the pipeline decodes them."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from contextlib import closing, contextmanager
+from functools import partial
+from itertools import chain, islice, tee
+from typing import TypeVar
 
 import numpy as np
 
-from dataloader.grid import Box, Tile, cut_tiles
+from dataloader.grid import Box
 from dataloader.slides import read_mirrored
 from dataloader.tissue import Tissue
+from run_utils.inference.assembly import Assembly, mark_tiles, order_tiles
 from run_utils.inference.monitor import Monitor
 from run_utils.inference.plan import Plan
 from run_utils.inference.predictors import Predictor, ProbabilityMaps
@@ -19,18 +23,15 @@ from run_utils.inference.predictors import Predictor, ProbabilityMaps
 Read = Callable[[Box], np.ndarray]
 BATCHES_AHEAD = 2  # read while one is predicted: enough to hide a slow tile, little to hold
 
-
-class _Batch(NamedTuple):
-    box_yxyx: Box
-    tiles: list[Tile]
-    is_last: bool  # of its box
+Item = TypeVar("Item")
 
 
 def predict_region(
     read: Read, shape: tuple[int, int], box_yxyx: Box, predictor: Predictor, plan: Plan
 ) -> ProbabilityMaps:
     """Predict the maps of one box of the image; see `predict_boxes`."""
-    return next(predict_boxes(read, shape, [box_yxyx], predictor, plan))
+    with closing(predict_boxes(read, shape, [box_yxyx], predictor, plan)) as boxes:
+        return next(boxes)
 
 
 def predict_boxes(
@@ -43,17 +44,19 @@ def predict_boxes(
     tissue: Tissue | None = None,
     monitor: Monitor | None = None,
 ) -> Generator[ProbabilityMaps, None, None]:
-    """Predict the maps of boxes, one after another, while threads read what comes next.
+    """Predict the maps of boxes, one after another, while threads read and predict what comes next.
 
-    The image continues by mirroring where a window leaves it. Tiles farther than ``plan.halo`` from tissue are
-    neither read nor predicted: no nucleus that tissue holds reaches there. Their maps are zero.
+    Tiles lie on one lattice over the image, so that a pixel's maps do not depend on the box; each is predicted
+    once, and what later boxes need of it is kept until then. The image continues by mirroring where a window
+    leaves it. Tiles farther than ``plan.halo`` from tissue are neither read nor predicted: no nucleus that tissue
+    holds reaches there. Their maps are zero.
 
     Args:
         read: gives (h, w, 3) uint8 RGB for a half-open box within the image; called from threads.
         shape: (H, W) of the image in pixels.
         boxes_yxyx: half-open boxes within the image, not empty.
-        predictor: gives the maps.
-        plan: how to cut up the boxes.
+        predictor: gives the maps; called from ``plan.predict_workers`` threads.
+        plan: how to cut up the image.
         tissue: where to look; None for everywhere.
         monitor: counts tiles and seconds.
 
@@ -61,72 +64,92 @@ def predict_boxes(
         for each box maps without a batch axis: nuclei (h, w), hv (2, h, w), types (T, h, w) or None.
     """
     monitor = monitor or Monitor()
-
-    def read_tile(tile: Tile) -> np.ndarray:
-        with monitor.stage("read"):
-            return read_mirrored(read, shape, tile.input_yxyx)
-
-    batches = _plan_batches(boxes_yxyx, predictor, plan, tissue)
-    readers = ThreadPoolExecutor(plan.read_workers, thread_name_prefix="read")
-    try:
-        maps: ProbabilityMaps | None = None
-        for batch, tiles in _read_ahead(batches, read_tile, readers):
-            maps = maps or _empty_maps(batch.box_yxyx, predictor.num_types)
-            if tiles:
-                with monitor.stage("wait for reading"):
-                    pixels = np.stack([tile.result() for tile in tiles])
-                with monitor.stage("predict"):
-                    _paste(maps, predictor.predict(pixels), batch.tiles, batch.box_yxyx)
-                monitor.count_tiles(len(tiles))
-            if batch.is_last:
-                yield maps
-                maps = None
-    finally:
-        readers.shutdown(cancel_futures=True)
+    boxes = list(boxes_yxyx)
+    lattice = plan.lay_tiles(shape, predictor.geometry)
+    marked = mark_tiles(lattice, boxes, tissue, plan.halo)
+    order, order_ahead = tee(order_tiles(lattice, boxes, marked))
+    windows = (needed.tile.input_yxyx for needed in chain.from_iterable(order_ahead))
+    read_window = partial(read_mirrored, read, shape)
+    assembly = Assembly(boxes, predictor.num_types)
+    with closing(_predict_windows(windows, read_window, predictor, plan, monitor)) as predicted:
+        for number, new in enumerate(order):
+            for needed in new:
+                maps = next(predicted)
+                with monitor.stage("assemble"):
+                    assembly.add(needed, maps)
+            with monitor.stage("assemble"):
+                box_maps = assembly.finish(number)
+            yield box_maps
+            del box_maps  # held by its receiver alone
 
 
-def count_tiles(boxes_yxyx: Iterable[Box], predictor: Predictor, plan: Plan, tissue: Tissue | None) -> int:
+def count_tiles(
+    shape: tuple[int, int],
+    boxes_yxyx: Iterable[Box],
+    predictor: Predictor,
+    plan: Plan,
+    tissue: Tissue | None,
+) -> int:
     """Return how many tiles `predict_boxes` will predict."""
-    return sum(len(batch.tiles) for batch in _plan_batches(boxes_yxyx, predictor, plan, tissue))
+    lattice = plan.lay_tiles(shape, predictor.geometry)
+    return int(mark_tiles(lattice, list(boxes_yxyx), tissue, plan.halo).sum())
 
 
-def _plan_batches(
-    boxes_yxyx: Iterable[Box], predictor: Predictor, plan: Plan, tissue: Tissue | None
-) -> Iterator[_Batch]:
-    for box in boxes_yxyx:
-        tiles = cut_tiles(box, predictor.geometry, plan.window, is_exact=plan.is_exact)
-        if tissue is not None:
-            is_near = tissue.touches(np.array([tile.keep_yxyx for tile in tiles]), reach=plan.halo)
-            tiles = [tile for tile, near in zip(tiles, is_near, strict=True) if near]
-        starts = range(0, max(len(tiles), 1), plan.batch_size)  # one empty batch where no tile is left
-        for start in starts:
-            yield _Batch(box, tiles[start : start + plan.batch_size], start == starts[-1])
+def _predict_windows(
+    windows_yxyx: Iterator[Box], read: Read, predictor: Predictor, plan: Plan, monitor: Monitor
+) -> Generator[ProbabilityMaps, None, None]:
+    """Yield each window's maps, without a batch axis, in order, while threads work on the batches after it."""
+
+    def read_window(window_yxyx: Box) -> np.ndarray:
+        with monitor.stage("read"):
+            return read(window_yxyx)
+
+    def predict(tiles: np.ndarray) -> ProbabilityMaps:
+        with monitor.stage("predict"):
+            return predictor.predict(tiles)
+
+    with _threads(plan.read_workers, "read") as readers, _threads(plan.predict_workers, "predict") as workers:
+        reading = (
+            [readers.submit(read_window, window) for window in batch]
+            for batch in _batch(windows_yxyx, plan.batch_size)
+        )
+        predicting = (
+            (len(batch), workers.submit(predict, _stack(batch, monitor)))
+            for batch in _ahead(reading, BATCHES_AHEAD)
+        )
+        for num_tiles, batch in _ahead(predicting, plan.predict_workers):
+            maps = batch.result()
+            monitor.count_tiles(num_tiles)
+            for index in range(num_tiles):
+                yield ProbabilityMaps._make(None if array is None else array[index] for array in maps)
 
 
-def _read_ahead(
-    batches: Iterator[_Batch], read_tile: Callable[[Tile], np.ndarray], readers: ThreadPoolExecutor
-) -> Iterator[tuple[_Batch, list[Future[np.ndarray]]]]:
-    """Yield batches with their tiles' pixels to come, some batches after they were asked for."""
-    ahead: deque[tuple[_Batch, list[Future[np.ndarray]]]] = deque()
-    for batch in batches:
-        ahead.append((batch, [readers.submit(read_tile, tile) for tile in batch.tiles]))
-        if len(ahead) > BATCHES_AHEAD:
-            yield ahead.popleft()
-    yield from ahead
+def _stack(reading: Sequence[Future[np.ndarray]], monitor: Monitor) -> np.ndarray:
+    with monitor.stage("wait for reading"):
+        return np.stack([tile.result() for tile in reading])
 
 
-def _empty_maps(box_yxyx: Box, num_types: int | None) -> ProbabilityMaps:
-    height, width = box_yxyx[2] - box_yxyx[0], box_yxyx[3] - box_yxyx[1]
-    return ProbabilityMaps(
-        np.zeros((height, width), np.float32),
-        np.zeros((2, height, width), np.float32),
-        None if num_types is None else np.zeros((num_types, height, width), np.float32),
-    )
+def _batch(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
+    """Give items in lists of ``size``; the last may be shorter."""
+    return iter(lambda: list(islice(items, size)), [])
 
 
-def _paste(region: ProbabilityMaps, maps: ProbabilityMaps, tiles: Sequence[Tile], box_yxyx: Box) -> None:
-    for index, tile in enumerate(tiles):
-        into, out = tile.region_slices(box_yxyx), tile.output_slices
-        for whole, part in zip(region, maps, strict=True):
-            if whole is not None and part is not None:
-                whole[(..., *into)] = part[(index, ..., *out)]
+def _ahead(items: Iterator[Item], count: int) -> Iterator[Item]:
+    """Give items in order, each once ``count`` more have been taken."""
+    taken: deque[Item] = deque()
+    for item in items:
+        taken.append(item)
+        if len(taken) > count:
+            yield taken.popleft()
+    while taken:
+        yield taken.popleft()
+
+
+@contextmanager
+def _threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
+    """Give threads; at the end what runs is waited for, and what waits is dropped."""
+    executor = ThreadPoolExecutor(count, thread_name_prefix=name)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(cancel_futures=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from dataloader.grid import Region, TileGrid
 from dataloader.tissue import Tissue
-from models.hovernet.postprocess import decode, leave_out_small
+from models.hovernet.postprocess import leave_out_small
 from models.nuclei import Nuclei
 from run_utils.inference.maps import Read, predict_boxes
 from run_utils.inference.monitor import Monitor
@@ -57,7 +57,7 @@ def stream_regions(
 
     A nucleus belongs to the region whose core holds its centroid, and is kept where tissue holds that point:
     so neither grid nor windows decide which nuclei there are. At most ``plan.decode_workers + 2`` regions'
-    maps are held.
+    maps are held, and strips of twice the halo along those that are done.
 
     Args:
         read: gives (h, w, 3) uint8 RGB for a half-open box within the image; called from threads.
@@ -100,7 +100,7 @@ def own_nuclei(
     maps: ProbabilityMaps, region: Region, grid: TileGrid, plan: Plan, tissue: Tissue | None = None
 ) -> OwnedNuclei:
     """Decode a region's maps and keep the nuclei whose centroid lies in its core, and on tissue."""
-    label_map, nuclei = decode(maps.nuclei, maps.hv, maps.types, **plan.decoding)
+    label_map, nuclei = plan.decode(maps.nuclei, maps.hv, maps.types, **plan.decoding)
     if plan.min_areas:
         label_map, nuclei = leave_out_small(label_map, nuclei, plan.min_areas)
     corner = region.box_yxyx[:2]
@@ -140,7 +140,7 @@ def infer_image(
     Returns:
         label map (H, W) int32 and its nuclei, ids 1…K in both.
     """
-    grid = TileGrid(shape, plan.region_size, plan.halo)
+    grid = plan.cut_regions(shape, predictor.geometry)
     regions = find_regions(grid, tissue)
     label_map = np.zeros(shape, np.int32)
     tables = [Nuclei.empty(predictor.num_types)]

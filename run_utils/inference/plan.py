@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict
+
+import numpy as np
+
+from dataloader.grid import TileGrid
+from dataloader.lattice import TileLattice, WindowRule, lay_tiles
+from models.hovernet.postprocess import decode
+from models.nuclei import Nuclei
 
 CPU_WINDOW = 1024  # px; larger ones gain little and take memory: a side of 1024 needs 3 GiB with `fast`
 GPU_WINDOW = 2048
@@ -27,12 +34,14 @@ class Plan:
     Attributes:
         window: largest side of the network's input in pixels.
         batch_size: windows that the network takes at once.
-        region_size: largest side of what is decoded at once, in pixels.
+        region_size: largest side of what is decoded at once, in pixels; in effect a multiple of a window's output.
         halo: pixels around a region that are decoded with it.
         is_exact: use windows of exactly `window` pixels.
+        decode: turns the maps of a region, as the predictor gives them, into a label map and nuclei.
         decoding: further arguments of `decode`, such as `normalisation`.
         min_areas: smallest nucleus of each type in pixels, background first; empty keeps all.
         read_workers: threads that read tiles.
+        predict_workers: threads that predict batches; with two, a GPU copies one's maps while it works on the other.
         decode_workers: threads that decode regions; each holds the maps of one.
     """
 
@@ -41,7 +50,17 @@ class Plan:
     region_size: int = 2048
     halo: int = 96
     is_exact: bool = False
+    decode: Callable[..., tuple[np.ndarray, Nuclei]] = decode
     decoding: DecodeOptions = field(default_factory=DecodeOptions)
     min_areas: Sequence[int] = ()
     read_workers: int = 1
+    predict_workers: int = 1
     decode_workers: int = 1
+
+    def lay_tiles(self, shape: tuple[int, int], rule: WindowRule) -> TileLattice:
+        """Return the windows of an image of (H, W) pixels."""
+        return lay_tiles(shape, rule, self.window, largest_step=self.region_size, is_exact=self.is_exact)
+
+    def cut_regions(self, shape: tuple[int, int], rule: WindowRule) -> TileGrid:
+        """Return the regions of an image of (H, W) pixels, which end where its windows' outputs end."""
+        return TileGrid(shape, self.region_size, self.halo, self.lay_tiles(shape, rule).steps)

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from dataloader.grid import TileGrid
 from dataloader.tissue import Tissue
 from models.nuclei import Nuclei, NucleusType
 from run_utils.inference.journal import Journal, remove_journal
@@ -115,7 +114,7 @@ def stream_slide(
         JournalBusyError: another process works on this slide.
         OSError: reading the slide or writing an output failed; the journal stays.
     """
-    grid = TileGrid(result.shape, plan.region_size, plan.halo)
+    grid = plan.cut_regions(result.shape, predictor.geometry)
     regions = find_regions(grid, tissue)
     head = {**head, "regions": [region.index for region in regions]}
     journal = Journal(outputs.journal_path(result.name), head)
@@ -126,7 +125,8 @@ def stream_slide(
         left = regions[len(journal) :]
         if len(left) < len(regions):
             logger.info("%s: goes on after %d of %d regions", result.name, len(journal), len(regions))
-        num_tiles = count_tiles((region.box_yxyx for region in left), predictor, plan, tissue)
+        boxes = (region.box_yxyx for region in left)
+        num_tiles = count_tiles(result.shape, boxes, predictor, plan, tissue)
         mm2 = _area_mm2(result, tissue)
         mm2_left = mm2 and mm2 * len(left) / max(len(regions), 1)
         result = replace(result, parts=lambda: number_parts(journal.records(), regions, grid, plan.halo))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from functools import partial
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from dataloader.grid import TileGrid
 from dataloader.slides import SlideError, open_slide
 from dataloader.tissue import Tissue
 from models.hovernet.checkpoint import load_checkpoint
@@ -17,7 +17,7 @@ from models.hovernet.facts import ModelFacts
 from models.hovernet.geometry import Geometry, hovernet_geometry
 from models.hovernet.targets import make_targets
 from models.nuclei import Nuclei
-from run_utils.inference.maps import predict_region
+from run_utils.inference.maps import BATCHES_AHEAD, predict_boxes, predict_region
 from run_utils.inference.pipeline import infer_image, stream_regions
 from run_utils.inference.plan import Plan
 from run_utils.inference.predictors import ProbabilityMaps, TorchPredictor
@@ -34,17 +34,29 @@ class MapPredictor:
         self.facts = ModelFacts()
         self.device = torch.device("cpu")
         self.sides: set[tuple[int, int]] = set()
+        self.batches: list[int] = []
         self.num_pixels = 0
 
     def predict(self, tiles: np.ndarray) -> ProbabilityMaps:
         for side in tiles.shape[1:3]:
             self.geometry.check(side)
         self.sides.add(tiles.shape[1:3])
+        self.batches.append(len(tiles))
         edge = self.geometry.margin // 2
         inner = tiles[:, edge : tiles.shape[1] - edge, edge : tiles.shape[2] - edge]
         self.num_pixels += inner[..., 0].size
         maps = np.ascontiguousarray(inner.transpose(0, 3, 1, 2))
         return ProbabilityMaps(maps[:, 0], maps[:, 1:3], maps[:, 3:] if self.num_types else None)
+
+
+class FramePredictor(MapPredictor):
+    """Takes tiles as above; its maps depend on where in its window a pixel lies, as those of padded networks do."""
+
+    def predict(self, tiles: np.ndarray) -> ProbabilityMaps:
+        maps = super().predict(tiles)
+        rows, columns = np.ogrid[: maps.nuclei.shape[1], : maps.nuclei.shape[2]]
+        shade = 0.7 + 0.3 * np.cos(rows / 9) * np.cos(columns / 7)  # below the threshold in places
+        return ProbabilityMaps(maps.nuclei * shade.astype(np.float32), maps.hv, maps.types)
 
 
 def as_maps(label_map: np.ndarray) -> np.ndarray:
@@ -95,16 +107,94 @@ def test_any_tiling_gives_the_nuclei_of_the_whole_image(plan: Plan) -> None:
     assert_same_nuclei(infer(maps, MapPredictor(FAST), plan), whole)
 
 
+WINDOWED = Plan(window=176, region_size=80, halo=48)  # steps of 80 px
+SAME_LATTICE = [
+    Plan(window=176, region_size=80, halo=48, batch_size=3, predict_workers=2, decode_workers=2),
+    Plan(window=176, region_size=250, halo=64, batch_size=5, read_workers=2),
+    Plan(window=176, region_size=4096, halo=0, predict_workers=3),
+]
+
+
+@pytest.mark.parametrize("plan", SAME_LATTICE, ids=lambda plan: f"{plan.region_size}-{plan.batch_size}")
+@pytest.mark.parametrize("has_tissue", [False, True], ids=["all", "tissue"])
+def test_regions_batches_and_threads_change_neither_maps_nor_nuclei(plan: Plan, has_tissue: bool) -> None:
+    maps = as_maps(draw_pairs((300, 340)))
+    tissue = Tissue((300, 340), np.arange(56).reshape(7, 8) % 5 > 0) if has_tissue else None
+    expected = infer(maps, FramePredictor(FAST), WINDOWED, tissue)
+    assert len(expected[1]) > 50
+    assert_same_nuclei(infer(maps, FramePredictor(FAST), plan, tissue), expected)
+    otherwise = replace(plan, window=188, region_size=max(plan.region_size, 96))
+    other_map, _ = infer(maps, FramePredictor(FAST), otherwise, tissue)
+    assert np.any((other_map > 0) != (expected[0] > 0))  # else the frame would prove nothing
+
+
+@pytest.mark.parametrize("plan", SAME_LATTICE, ids=lambda plan: f"{plan.region_size}-{plan.batch_size}")
+def test_every_tile_is_predicted_once_in_full_batches(plan: Plan) -> None:
+    maps = as_maps(draw_pairs((300, 340)))
+    lattice = plan.lay_tiles((300, 340), FAST)
+    mask = np.zeros((7, 8), bool)
+    mask[2:4, 1], mask[5, 6] = True, True
+    for tissue in (None, Tissue((300, 340), mask)):
+        keeps = [lattice.tile(*place).keep_yxyx for place in np.ndindex(lattice.shape)]
+        is_near = [tissue is None or tissue.touches(np.array([keep]), reach=plan.halo)[0] for keep in keeps]
+        predictor = MapPredictor(FAST)
+        infer(maps, predictor, plan, tissue)
+        assert sum(predictor.batches) == sum(is_near) > 1
+        assert predictor.batches.count(plan.batch_size) == sum(is_near) // plan.batch_size
+    assert sum(is_near) < len(keeps)
+
+
+def test_a_run_that_goes_on_in_the_middle_gets_the_same(real_maps) -> None:
+    plan = Plan(window=256, region_size=300, batch_size=2)
+    predictor = FramePredictor(FAST, real_maps.shape[2] - 3)
+    grid = plan.cut_regions(real_maps.shape[:2], FAST)
+    tissue = Tissue(real_maps.shape[:2], np.arange(90).reshape(9, 10) % 7 > 1)
+    boxes = [region.box_yxyx for region in grid.regions]
+
+    def predict(boxes: list) -> list[ProbabilityMaps]:
+        def read(box):
+            return real_maps[box[0] : box[2], box[1] : box[3]]
+
+        return list(predict_boxes(read, grid.shape, boxes, predictor, plan, tissue=tissue))
+
+    whole = predict(boxes)
+    assert len(whole) > 8
+    for first in (1, 4, len(whole) - 1):
+        for maps, others in zip(predict(boxes[first:]), whole[first:], strict=True):
+            for array, other in zip(maps, others, strict=True):
+                np.testing.assert_array_equal(array, other)
+
+
 @pytest.fixture(scope="module")
-def real_maps() -> np.ndarray:
-    """Maps of the shipped model on 900 x 1000 px of real tissue, (H, W, 3 + T) float32."""
-    predictor = TorchPredictor(
-        load_checkpoint(ROOT / "samples" / "hovernet_lite_consep.pt"), torch.device("cpu"), torch.float32
-    )
+def real_tissue() -> np.ndarray:
+    """900 x 1000 px of real tissue, RGB uint8."""
     with open_slide(ROOT / "samples" / "CMU-1-Small-Region.svs") as slide:
-        read = partial(slide.read, mpp=0.25)
-        maps = predict_region(read, slide.working_shape(0.25), (2600, 1900, 3500, 2900), predictor, Plan())
+        return slide.read((2600, 1900, 3500, 2900), 0.25)
+
+
+@pytest.fixture(scope="module")
+def shipped() -> TorchPredictor:
+    network = load_checkpoint(ROOT / "samples" / "hovernet_lite_consep.pt")
+    return TorchPredictor(network, torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture(scope="module")
+def real_maps(real_tissue, shipped) -> np.ndarray:
+    """Maps of the shipped model on real tissue, (H, W, 3 + T) float32."""
+
+    def read(box):
+        return real_tissue[box[0] : box[2], box[1] : box[3]]
+
+    maps = predict_region(read, (900, 1000), (0, 0, 900, 1000), shipped, Plan())
     return np.ascontiguousarray(np.concatenate([maps.nuclei[None], maps.hv, maps.types]).transpose(1, 2, 0))
+
+
+def test_the_regions_do_not_change_what_the_shipped_model_finds(real_tissue, shipped) -> None:
+    crop = real_tissue[:330, :350]
+    plan = Plan(window=224, region_size=192)
+    found = infer(crop, shipped, plan)
+    assert len(found[1]) > 20
+    assert_same_nuclei(infer(crop, shipped, replace(plan, region_size=4096, predict_workers=2)), found)
 
 
 REAL_PLANS = [
@@ -156,6 +246,53 @@ def test_an_error_while_reading_is_raised_and_ends_the_threads() -> None:
     assert threading.active_count() == before
 
 
+def test_an_error_while_predicting_is_raised_at_once_and_ends_the_threads() -> None:
+    class Failing(MapPredictor):
+        def predict(self, tiles: np.ndarray) -> ProbabilityMaps:
+            super().predict(tiles)
+            if len(self.batches) > 3:
+                raise MemoryError("a window does not fit")
+            return super().predict(tiles)
+
+    before = threading.active_count()
+    predictor, plan = Failing(FAST), Plan(window=256, region_size=128, predict_workers=2)
+    with pytest.raises(MemoryError, match="does not fit"):
+        infer(np.zeros((2000, 300, 3), np.float32), predictor, plan)
+    assert threading.active_count() == before
+    assert len(predictor.batches) <= 4 + plan.predict_workers + 1
+
+
+def test_no_more_batches_are_under_way_than_threads_and_one() -> None:
+    class Slow(MapPredictor):
+        num_running = most_running = 0
+        lock = threading.Lock()
+
+        def predict(self, tiles: np.ndarray) -> ProbabilityMaps:
+            with self.lock:
+                self.num_running += 1
+                self.most_running = max(self.most_running, self.num_running)
+            time.sleep(0.02)
+            with self.lock:
+                self.num_running -= 1
+                return super().predict(tiles)
+
+    maps = np.zeros((1000, 90, 3), np.float32)
+    predictor, plan = Slow(FAST), Plan(window=192, region_size=96, halo=32, predict_workers=2)
+    boxes = predict_boxes(
+        lambda b: maps[b[0] : b[2], b[1] : b[3]],
+        (1000, 90),
+        [(top, 0, top + 96, 90) for top in range(0, 960, 96)],
+        predictor,
+        plan,
+    )
+    next(boxes)
+    time.sleep(0.2)
+    assert len(predictor.batches) == 1 + plan.predict_workers  # what is in flight goes on, no more is begun
+    assert predictor.most_running == plan.predict_workers
+    boxes.close()
+    assert len(predictor.batches) == 1 + plan.predict_workers
+
+
 def test_regions_come_before_the_whole_slide_is_read() -> None:
     maps = as_maps(draw_pairs((300, 300)))
     rows_read: list[int] = []
@@ -164,13 +301,18 @@ def test_regions_come_before_the_whole_slide_is_read() -> None:
         rows_read.append(box[0])
         return maps[box[0] : box[2], box[1] : box[3]]
 
-    grid = TileGrid((300, 300), 64, 32)
     plan = Plan(window=192, region_size=64, halo=32)
+    grid = plan.cut_regions((300, 300), FAST)
     stream = stream_regions(read, grid, list(grid.regions), MapPredictor(FAST), plan)
     next(stream)
     num_tiles = len(rows_read)
     stream.close()
-    assert num_tiles <= 2 + 2 * (plan.decode_workers + 2) < len(grid)
+    num_decoding, of_first = (
+        plan.decode_workers + 1,
+        4,
+    )  # a region's right and lower halo lie in the next tiles
+    ahead = BATCHES_AHEAD + plan.predict_workers + 1
+    assert num_tiles <= of_first + 2 * num_decoding + ahead < np.prod(plan.lay_tiles((300, 300), FAST).shape)
 
 
 def test_ids_run_from_one_and_agree_between_map_and_table() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from config.schema import InferSettings
-from dataloader.grid import cut_tiles
+from dataloader.lattice import lay_tiles
 from dataloader.stain import NORMALIZERS, MacenkoNormalizer, make_normalizer
 from models.hovernet.geometry import Geometry, hovernet_geometry
 from models.hovernet.lite import HoVerNetLite
@@ -122,10 +122,13 @@ LITE = HoVerNetLite(num_stages=4).geometry
 @pytest.mark.parametrize("overlap", [48, 50, 93, 111, 192, 200])
 def test_windows_stay_on_the_same_pooling_grid_whatever_the_overlap(geometry: Geometry, overlap: int) -> None:
     rules = [geometry, OverlappingPredictor(MapPredictor(geometry), overlap).geometry]
+    lattices = [lay_tiles(shape, rule, 448) for rule in rules for shape in ((900, 700), (150, 4003))]
     starts = [
-        {tuple(np.mod(tile.input_yxyx[:2], geometry.multiple)) for tile in cut_tiles(box, rule, 448)}
-        for rule in rules
-        for box in ((0, 0, 900, 700), (416, 928, 1500, 1503), (37, 5, 600, 601))
+        {
+            tuple(np.mod(lattice.tile(*place).input_yxyx[:2], geometry.multiple))
+            for place in np.ndindex(lattice.shape)
+        }
+        for lattice in lattices
     ]
     assert starts == [starts[0]] * len(starts)
     assert len(starts[0]) == 1
