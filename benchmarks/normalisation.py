@@ -19,7 +19,8 @@ from run_utils.devices import resolve_device, resolve_precision
 from run_utils.evaluation import score_pair
 from run_utils.inference.maps import predict_region
 from run_utils.inference.plan import DecodeOptions, Plan
-from run_utils.inference.predictors import Predictor, ProbabilityMaps, TorchPredictor
+from run_utils.inference.predictors import Predictor, ProbabilityMaps
+from run_utils.inference.torch_predictor import TorchPredictor
 
 RANGES = [(-0.28, high) for high in (0.11, 0.13, 0.15, 0.17, 0.19)] + [(-0.22, 0.15), (-0.34, 0.2)]
 

@@ -23,7 +23,14 @@ class InferSettings:
         mask: mask image of your own instead, not 0 where to look, or a folder with one for each slide, by name.
         mask_pixel_limit: most pixels of the low-power picture in which tissue is looked for.
         regions: look only there: boxes `x,y,width,height` in level-0 px, joined by `;`, or a QuPath GeoJSON file.
-        window: largest side of the network's input in pixels; 0 chooses by network and device.
+        predictor: what runs the network: `torch`, `compile` (torch.compile), `cudagraphs`, `openvino` or `onnxruntime`;
+            `auto` takes what is fastest on the device of what is installed, and says which.
+        maps: what the network gives: `full` (float32) or `small` (probabilities as uint8, HV maps as float16: a third
+            of the bytes); `auto` is small on a GPU.
+        decoder: where maps are decoded: `cpu`, or `device`, where the network runs (on a GPU with CuPy); `auto` takes
+            the device where it is a GPU and CuPy is installed.
+        window: largest side of the network's input in pixels; 0 tries out two or three sizes on the device, about a
+            second each, once for each network, and remembers which costs least.
         published_windows: use the published windows (256 → 164, 270 → 80) instead, for comparison.
         overlap: least pixels by which neighbouring windows overlap; 0 chooses by the network, up to half a
             window, and none with published windows; 1 takes the network's own margin alone.
@@ -49,6 +56,8 @@ class InferSettings:
         precision: `fp32`, `bf16` or `fp16`; `auto` takes bf16 where the device is fast with it.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         dots: mark centroids in the pictures.
+        profile: write to `<output>/profile` where the time goes: a table of stages, and a trace of the first windows
+            for Perfetto or TensorBoard.
         overwrite: predict slides anew whose outputs are there.
     """
 
@@ -62,6 +71,9 @@ class InferSettings:
     mask: str = ""
     mask_pixel_limit: int = 1024 * 1024
     regions: str = ""
+    predictor: str = "auto"
+    maps: str = "auto"
+    decoder: str = "auto"
     window: int = 0
     published_windows: bool = False
     overlap: int = 0
@@ -80,6 +92,7 @@ class InferSettings:
     precision: str = "auto"
     device: str = "auto"
     dots: bool = False
+    profile: bool = False
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -87,8 +100,14 @@ class InferSettings:
         check_choice("normalisation", self.normalisation, ("window_free", "reference"))
         check_choice("tta", self.tta, ("none", "flips", "turns", "all"))
         check_choice("precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
+        check_choice("maps", self.maps, ("auto", "full", "small"))
+        check_choice("decoder", self.decoder, ("auto", "cpu", "device"))
         check_choice("reader", self.reader, ("auto", "image", "tiff", "openslide", "cucim"))
         check_positive(region_size=self.region_size, mask_pixel_limit=self.mask_pixel_limit)
+        if self.decoder == "device" and self.tta != "none":
+            raise ValueError(
+                f"decoder=device needs tta=none: with tta={self.tta} maps are averaged on the host"
+            )
         if not self.outputs:
             raise ValueError("outputs=[] leaves nothing to write; name at least one, such as outputs=[json]")
         for name in ("mpp", "halo", "window", "overlap", "batch_size", "min_size"):

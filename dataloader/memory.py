@@ -1,12 +1,15 @@
-"""How a process that loads patches deals with the memory of arrays it no longer needs."""
+"""How a process deals with the memory of arrays it no longer needs."""
 
 from __future__ import annotations
 
+import ctypes
 import functools
 
 import numpy as np
 
 LARGEST_BLOCK = 2**25 - 2**16  # bytes; just below the 32 MiB up to which glibc learns
+TRIM_THRESHOLD, MAPPED_BLOCKS = -1, -4  # glibc's names for them in mallopt
+NEVER = -1
 
 
 @functools.cache
@@ -18,3 +21,18 @@ def keep_freed_memory() -> None:
     largest block ever freed. Where malloc is another one, nothing changes.
     """
     np.empty(LARGEST_BLOCK, dtype=np.uint8)  # freed at once, and never touched
+
+
+@functools.cache
+def keep_large_blocks() -> None:
+    """Let this process use freed memory again whatever its size, as for a network's features on a CPU.
+
+    Those of a 1024 px window are hundreds of MB a layer. Mapped and zeroed anew for each, they cost as much as the
+    arithmetic. The process then never gives back what it once held. Where malloc is not glibc's, nothing changes.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return
+    mallopt(TRIM_THRESHOLD, NEVER)
+    mallopt(MAPPED_BLOCKS, 0)

@@ -1,4 +1,7 @@
-"""The one place that joins parts: settings in, things that run out; every choice by name is a table here."""
+"""Where the parts of training are joined: settings in, things that run out; every choice by name is a table here.
+
+`build_inference.py` is its other half.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,11 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import torch
 
-from config.schema import AugmentationSettings, InferSettings, ModelSettings, TrainingRun
+from config.schema import AugmentationSettings, ModelSettings, TrainingRun
 from dataloader.augment import GeometrySettings
 from dataloader.colour import ColourAugment
 from dataloader.npy_patches import PUBLISHED_MPP, NpyPatches, Patches
@@ -19,16 +21,15 @@ from dataloader.patch_dataset import PatchDataset
 from dataloader.patches import PatchStore
 from dataloader.stain import HedJitter, Normalizer
 from metrics.detection import radius_at
-from models.hovernet.checkpoint import Network, load_checkpoint, load_weights
+from models.hovernet.checkpoint import Network, load_weights
 from models.hovernet.lite import HoVerNetLite
 from models.hovernet.losses import HoVerLoss
 from models.hovernet.network import HoVerNet
 from models.hovernet.targets import split_pieces
 from models.nuclei import NucleusType
+from run_utils.build_inference import default_window
 from run_utils.devices import resolve_device, resolve_precision, usable_cpus
-from run_utils.inference.augmented import VIEWS, AugmentedPredictor
-from run_utils.inference.plan import CPU_WINDOW, GPU_WINDOW, DecodeOptions, Plan
-from run_utils.inference.predictors import OverlappingPredictor, Predictor, TorchPredictor
+from run_utils.inference.plan import Plan
 from run_utils.outputs import default_colours
 from run_utils.stain import build_normalizer, describe_stain
 from run_utils.training.balance import balance_types, weigh_patches
@@ -38,18 +39,7 @@ from run_utils.training.validation import Validator
 
 logger = logging.getLogger(__name__)
 
-# px by network; others take their margin. The padding of the shipped one reaches 144 px into a window, but from 80 px
-# on, half of 160, it changes fewer nuclei than bf16 does (IoU > .9 for 99.6 % against 99.0 %).
-DEFAULT_OVERLAP: dict[type, int] = {HoVerNetLite: 160}
 MAX_WORKERS = 8
-GPU_BYTES_A_WINDOW = 8 * 2**30  # of the largest network at the default window, with room to spare
-MAX_GPU_BATCH = 8
-MAX_READ_WORKERS = 4
-MAX_DECODE_WORKERS = {
-    "cuda": 8,
-    "cpu": 2,
-}  # each holds a region's maps; on a CPU the network is what takes time
-TUNED_SETTINGS = ("nuclei_threshold", "marker_threshold", "min_size", "min_areas")
 WEIGHT_DIGITS = 6  # significant ones of class weights: what is logged and saved is what is used
 
 
@@ -282,7 +272,7 @@ def _build_validator(
     store = open_store(run, name)
     _check_same_types(store, types)
     radius = radius_at(store.mpp)
-    plan = Plan(window=_default_window(device))
+    plan = Plan(window=default_window(device))
     normalise = None
     if normalizer is not None:
         normalise = SourceNormaliser(normalizer, store.stain_statistics(run.stain.method))
@@ -298,78 +288,3 @@ def _check_same_types(store: Patches, types: tuple[NucleusType, ...] | None) -> 
             f"{store.path} has the types {own}, the training patches {names}; cut both with the same data.types, "
             "data.class_names and data.merge_types"
         )
-
-
-def build_predictor(settings: InferSettings) -> Predictor:
-    """Return what turns tiles into maps, from a checkpoint, on the device of choice."""
-    network = load_checkpoint(settings.checkpoint)
-    device = resolve_device(settings.device)
-    network = network.to(memory_format=torch.channels_last)
-    predictor: Predictor = TorchPredictor(network, device, resolve_precision(settings.precision, device))
-    if settings.tta != "none":
-        predictor = AugmentedPredictor(predictor, VIEWS[settings.tta])
-    overlap = settings.overlap or _default_overlap(settings, network, device)
-    return OverlappingPredictor(predictor, overlap) if overlap else predictor
-
-
-def _default_overlap(settings: InferSettings, network: Network, device: torch.device) -> int:
-    """Return by how many px windows overlap where the settings leave it open; 0 for the network's margin.
-
-    At most half a window, rounded down to whole strides of the network: small windows stay valid.
-    """
-    if settings.published_windows:
-        return 0
-    geometry = network.geometry
-    window = settings.window or _default_window(device)
-    stride = 2 * geometry.multiple  # on both sides
-    room = max(window // 2 - geometry.margin, 0) // stride * stride
-    return min(DEFAULT_OVERLAP.get(type(network), 0), geometry.margin + room)
-
-
-def _default_window(device: torch.device) -> int:
-    return GPU_WINDOW if device.type == "cuda" else CPU_WINDOW
-
-
-def build_plan(settings: InferSettings, predictor: Predictor) -> Plan:
-    """Return how images are cut up and worked on, sized to device and CPUs where the settings leave it open."""
-    device = resolve_device(settings.device)
-    window = settings.window or _default_window(device)
-    if settings.published_windows:
-        window = predictor.geometry.published
-    decoding = _decoding(settings, predictor)
-    return Plan(
-        window=window,
-        batch_size=settings.batch_size or _default_batch(device),
-        region_size=settings.region_size,
-        halo=settings.halo,
-        is_exact=settings.published_windows,
-        decoding=cast(
-            DecodeOptions, {name: value for name, value in decoding.items() if name != "min_areas"}
-        ),
-        min_areas=decoding.get("min_areas", ()),
-        read_workers=_num_workers(settings.read_workers, MAX_READ_WORKERS),
-        decode_workers=_num_workers(settings.decode_workers, MAX_DECODE_WORKERS.get(device.type, 2)),
-    )
-
-
-def _decoding(settings: InferSettings, predictor: Predictor) -> dict[str, Any]:
-    """Return how maps are decoded: as the settings say, else as `tune.py` found best for the checkpoint."""
-    chosen = {name: getattr(settings, name) for name in TUNED_SETTINGS}
-    tuned = predictor.facts.notes.get("decoding", {})
-    if tuned.get("normalisation") != settings.normalisation:
-        tuned = {}
-    given = {name: value for name, value in chosen.items() if value}
-    return {**tuned, **given, "normalisation": settings.normalisation}
-
-
-def _default_batch(device: torch.device) -> int:
-    """Return how many windows a device takes at once: on a CPU one is fastest; a GPU is filled, not crammed."""
-    if device.type != "cuda":
-        return 1
-    memory = torch.cuda.get_device_properties(device).total_memory
-    return min(max(memory // GPU_BYTES_A_WINDOW, 1), MAX_GPU_BATCH)
-
-
-def _num_workers(setting: int, most: int) -> int:
-    """Return how many threads a stage gets: what the setting says, or one a CPU up to `most`."""
-    return min(usable_cpus(), most) if setting < 0 else setting

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
+from pathlib import Path
 
 import torch
 
+CPU_FACTS, MEMORY_FACTS = Path("/proc/cpuinfo"), Path("/proc/meminfo")  # on Linux
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -49,3 +54,28 @@ def usable_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def describe_device(device: torch.device) -> str:
+    """Return what a device is, such as `NVIDIA H200` or `AMD EPYC, 2 CPUs`."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    model = ""
+    if CPU_FACTS.is_file():
+        found = re.search(r"^model name\s*:\s*(.+)$", CPU_FACTS.read_text(), re.MULTILINE)
+        model = found.group(1).strip() if found else ""
+    return f"{model or platform.processor() or platform.machine()}, {usable_cpus()} CPUs"
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes of a device's memory that can be taken now, its container's limit kept."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limits = [pages]
+    if MEMORY_FACTS.is_file():
+        found = re.search(r"^MemAvailable:\s*(\d+) kB$", MEMORY_FACTS.read_text(), re.MULTILINE)
+        limits += [int(found.group(1)) * 1024] if found else []
+    if CONTAINER_LIMIT.is_file() and (limit := CONTAINER_LIMIT.read_text().strip()).isdigit():
+        limits.append(int(limit))
+    return min(limits)

@@ -23,7 +23,8 @@ from models.hovernet.checkpoint import FORMAT, build_stored, read_checkpoint, sa
 from models.hovernet.conversion import number_format
 from models.hovernet.postprocess import MARKER_THRESHOLD, MIN_SIZE, NUCLEI_THRESHOLD, decode
 from models.nuclei import Nuclei
-from run_utils.build import build_plan, build_predictor, open_patches
+from run_utils.build import open_patches
+from run_utils.build_inference import build_plan, build_predictor
 from run_utils.devices import usable_cpus
 from run_utils.inference.maps import predict_region
 from run_utils.inference.plan import DecodeOptions

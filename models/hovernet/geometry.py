@@ -9,6 +9,7 @@ DENSE_UNITS = {"u3": 8, "u2": 4}  # valid k x k convolutions in each dense block
 STEM_KERNEL = 7
 KERNELS = {"original": 5, "fast": 3}  # decoder kernel of the two published modes
 PUBLISHED_INPUT = {"original": 270, "fast": 256}
+FEATURE_BYTES = 2600  # a window pixel: four to five times 256 channels at full resolution in bf16
 STEM_LOSS = {"original": STEM_KERNEL - 1, "fast": 0}  # `original` convolves the stem without padding
 
 
@@ -23,6 +24,7 @@ class Geometry:
         remainder: see `multiple`.
         smallest: the smallest valid input size in pixels.
         published: the input size that the network was published with, or is usually trained with, in pixels.
+        feature_bytes: about how many bytes each pixel of a window takes in features at once, in bf16, at inference.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Geometry:
     remainder: int
     smallest: int
     published: int
+    feature_bytes: int = 0
 
     def output_size(self, input_size: int) -> int:
         """Return the output size in pixels; ValueError names the two nearest sizes that fit."""
@@ -77,4 +80,4 @@ def hovernet_geometry(mode: str) -> Geometry:
     remainder = STEM_LOSS[mode] % ENCODER_STRIDE
     smallest = margin + 1 + (remainder - margin - 1) % ENCODER_STRIDE
     name = f"HoVerNet mode '{mode}'"
-    return Geometry(name, margin, ENCODER_STRIDE, remainder, smallest, PUBLISHED_INPUT[mode])
+    return Geometry(name, margin, ENCODER_STRIDE, remainder, smallest, PUBLISHED_INPUT[mode], FEATURE_BYTES)

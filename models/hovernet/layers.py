@@ -72,7 +72,9 @@ class ResidualBlock(nn.Module):
         """(N, in_channels, H, W) -> (N, 4 * channels, H / stride, W / stride)."""
         shortcut = self.shortcut(features)
         for unit in self.units:
-            features = unit(features) + shortcut
+            features = unit(features).add_(
+                shortcut
+            )  # in place: what a convolution gave is not kept for its gradient
             shortcut = features
         return self.blk_bna(features)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torchvision
@@ -29,6 +29,7 @@ HEAD_CHANNELS = 32
 USUAL_INPUT = 256  # px
 LAST_LAYER_STD = 0.01  # of fresh weights: maps start near zero, where the losses are of order 1
 OUTPUT_STRIDE = 2  # the heads' resolution
+FEATURE_BYTES = 700  # a window pixel, at inference in bf16
 
 
 class EncoderStage(NamedTuple):
@@ -97,9 +98,6 @@ class HoVerNetLite(nn.Module):
         ValueError: for an unknown encoder, a number of stages it does not have, or an odd margin.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self,
         encoder: str = "resnet18",
@@ -126,20 +124,17 @@ class HoVerNetLite(nn.Module):
         stride = stages[-1].stride
         smallest = margin + stride + (-margin) % stride
         name = f"HoVerNetLite({encoder}, {num_stages} stages)"
-        self.geometry = Geometry(name, margin, stride, 0, smallest, USUAL_INPUT)
+        self.geometry = Geometry(name, margin, stride, 0, smallest, USUAL_INPUT, FEATURE_BYTES)
 
         self.encoder = nn.ModuleList(stage.module for stage in stages)
         initialise(self.encoder)
         self.decoder = _Decoder(stages, decoder_channels)
         heads = {"np": 2, "hv": 2} | ({} if num_types is None else {"tp": num_types})
-        self.heads = nn.ModuleDict(
+        self.heads: nn.Module = HoverNetHeads(
             {name: _head(decoder_channels[0], channels) for name, channels in heads.items()}
         )
         initialise(self.decoder)
-        self.register_buffer(
-            "mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1) * MAX_GREY, persistent=False
-        )
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1) * MAX_GREY, persistent=False)
+        self.scaling: nn.Module = Standardising()
 
     @property
     def encoder_parts(self) -> Sequence[nn.Module]:
@@ -154,19 +149,16 @@ class HoVerNetLite(nn.Module):
         """
         for size in images.shape[2:]:
             self.geometry.check(size)
-        features = (images.to(self.mean.dtype) - self.mean) / self.std
+        features = self.scaling(images)
         skips = []
         for stage in self.encoder:
             features = stage(features)
             skips.append(features)  # (N, C_i, H / stride_i, W / stride_i)
         decoded = self.decoder(skips)  # (N, C, H/2, W/2)
-        maps = {name: self._full_size(head, decoded) for name, head in self.heads.items()}
+        maps = {name: self._full_size(half) for name, half in self.heads(decoded).items()}
         return HoverMaps(maps["np"], maps["hv"], maps.get("tp"))
 
-    def _full_size(self, head: nn.Module, decoded: Tensor) -> Tensor:
-        assert isinstance(head, nn.Sequential)
-        hidden = head[:-1](decoded)
-        half = in_full_precision(head[-1], hidden)  # (N, channels, H/2, W/2)
+    def _full_size(self, half: Tensor) -> Tensor:
         full = F.interpolate(half, scale_factor=OUTPUT_STRIDE, mode="bilinear", align_corners=False)
         edge = self.geometry.margin // 2
         return full[:, :, edge : full.shape[2] - edge, edge : full.shape[3] - edge]  # (N, channels, h, w)
@@ -192,6 +184,31 @@ class HoVerNetLite(nn.Module):
         for mine, stage in zip(self.encoder, ENCODERS[name](network), strict=False):
             mine.load_state_dict(stage.module.state_dict())
         return True
+
+
+class Standardising(nn.Module):
+    """Brings grey levels to the mean and the spread that torchvision's encoders expect."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1) * MAX_GREY, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) uint8 or float in 0..255 -> float about 0."""
+        return (images.to(self.mean.dtype) - self.mean) / self.std
+
+
+class HoverNetHeads(nn.ModuleDict):
+    """Three small heads, each of its own on the decoder's features."""
+
+    def forward(self, decoded: Tensor) -> dict[str, Tensor]:
+        """(N, C, H/2, W/2) -> by name (N, channels, H/2, W/2)."""
+        heads = {name: cast(nn.Sequential, head) for name, head in self.items()}
+        return {name: in_full_precision(head[-1], head[:-1](decoded)) for name, head in heads.items()}
 
 
 class _Decoder(nn.Module):

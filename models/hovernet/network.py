@@ -73,6 +73,8 @@ class HoVerNet(nn.Module):
             {name: _decoder(KERNELS[mode], channels) for name, channels in branches.items()}
         )
         self.upsample2x = Upsample2x()
+        self.scaling: nn.Module = Scaling()
+        self.entrance: nn.Module = nn.Identity()  # `fuse` puts the decoders' first convolutions here, as one
         initialise(self)
 
     @property
@@ -88,22 +90,31 @@ class HoVerNet(nn.Module):
         """
         for size in images.shape[2:]:
             self.geometry.check(size)
-        scaled = images.to(self.conv_bot.weight.dtype) / MAX_GREY
+        scaled = self.scaling(images.to(self.conv_bot.weight.dtype))
         d0 = self.d0(self.conv0(scaled))  # (N, 256, H, W), less the stem's loss
         d1 = self.d1(d0)  # (N, 512, H/2, W/2)
         d2 = self.d2(d1)  # (N, 1024, H/4, W/4)
         bottom = self.conv_bot(self.d3(d2))  # (N, 1024, H/8, W/8)
-        skips = (crop(d0, self._crops.d0), crop(d1, self._crops.d1), d2)
-        maps = {name: self._decode(branch, bottom, skips) for name, branch in self.decoder.items()}
+        entrance = self.entrance(self.upsample2x(bottom).add_(d2))
+        skips = (crop(d0, self._crops.d0), crop(d1, self._crops.d1))
+        maps = {name: self._decode(branch, entrance, skips) for name, branch in self.decoder.items()}
         return HoverMaps(maps["np"], maps["hv"], maps.get("tp"))
 
-    def _decode(self, branch: nn.Module, bottom: Tensor, skips: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        d0, d1, d2 = skips
+    def _decode(self, branch: nn.Module, entrance: Tensor, skips: tuple[Tensor, Tensor]) -> Tensor:
+        d0, d1 = skips
         u3, u2, u1, u0 = branch.children()
-        features = u3(self.upsample2x(bottom) + d2)  # (N, 512, …)
-        features = u2(self.upsample2x(features) + d1)  # (N, 256, …)
-        features = u1(self.upsample2x(features) + d0)  # (N, 64, h, w)
+        features = u3(entrance)  # (N, 512, …)
+        features = u2(self.upsample2x(features).add_(d1))  # (N, 256, …)
+        features = u1(self.upsample2x(features).add_(d0))  # (N, 64, h, w)
         return in_full_precision(u0, features)  # (N, channels, h, w)
+
+
+class Scaling(nn.Module):
+    """Brings grey levels to 0..1."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) float in 0..255 -> the same in 0..1."""
+        return images / MAX_GREY
 
 
 def in_full_precision(layers: nn.Module, features: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -10,18 +11,17 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from config.schema import InferSettings
-from run_utils.build import build_plan, build_predictor
-from run_utils.devices import resolve_device, resolve_precision
+from run_utils.build_inference import build_plan, build_predictor, resolved_facts
 from run_utils.inference.manifest import Manifest
 from run_utils.inference.monitor import Monitor
-from run_utils.inference.plan import Plan
-from run_utils.inference.predictors import Predictor
 from run_utils.inference.slide_run import SlideRunner
 from run_utils.inference.status import FAILED, SlideStatus, summarise
 from run_utils.inputs import find_images
 from run_utils.outputs import check_names
-from run_utils.provenance import describe_environment
+from run_utils.profiling import profile_to
 from run_utils.stain import choose_normalizer
+
+TRACED_BATCHES = 8  # of the slide's first tiles that a trace shows
 
 
 def infer_all(settings: InferSettings) -> int:
@@ -36,12 +36,20 @@ def infer_all(settings: InferSettings) -> int:
     """
     check_names(settings.outputs)
     files = find_images(Path(settings.input))
-    predictor = build_predictor(settings)
+    with profile_to(_profile_dir(settings), name="infer", active=TRACED_BATCHES, all_threads=True) as tracer:
+        return _infer_all(settings, files, Monitor(tracer))
+
+
+def _profile_dir(settings: InferSettings) -> Path | None:
+    return Path(settings.output) / "profile" if settings.profile else None
+
+
+def _infer_all(settings: InferSettings, files: Mapping[str, Path], monitor: Monitor) -> int:
+    predictor = build_predictor(settings, monitor)
     plan = build_plan(settings, predictor)
     normalizer = choose_normalizer(settings.stain, predictor.facts.notes)
     manifest = Manifest(Path(settings.output), settings)
-    monitor = Monitor()
-    facts = _resolved(settings, predictor, plan)
+    facts = resolved_facts(settings, predictor, plan)
     runner = SlideRunner(settings, predictor, plan, manifest, normalizer, facts, monitor)
     cv2.setNumThreads(1)  # regions are decoded side by side, one thread each
     start = time.perf_counter()
@@ -54,17 +62,9 @@ def infer_all(settings: InferSettings) -> int:
         manifest.close(is_complete=len(statuses) == len(files))
         if statuses:
             tqdm.write(summarise(statuses))
-            tqdm.write(monitor.table(time.perf_counter() - start))
+            table = monitor.table(time.perf_counter() - start, sum(status.mm2 or 0.0 for status in statuses))
+            tqdm.write(table)
+            if (folder := _profile_dir(settings)) is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "stages.txt").write_text(table + "\n")
     return int(any(status.status == FAILED for status in statuses))
-
-
-def _resolved(settings: InferSettings, predictor: Predictor, plan: Plan) -> dict[str, object]:
-    """Return what settings left open has become on this machine: half a slide must not be done another way."""
-    device = resolve_device(settings.device)
-    return {
-        "device": device.type,
-        "precision": str(resolve_precision(settings.precision, device)),
-        "window": plan.window,
-        "margin": predictor.geometry.margin,
-        "commit": describe_environment()["commit"],
-    }

@@ -25,10 +25,14 @@ FREE_SETTINGS = (
     "checkpoint",
     "device",
     "batch_size",
+    "predictor",
+    "maps",
+    "decoder",
     "dots",
     "overwrite",
     "read_workers",
     "decode_workers",
+    "profile",
 )
 
 Identity = dict[str, int]

@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tabulate import tabulate
+from torch.profiler import record_function
 from tqdm import tqdm
+
+from run_utils.profiling import Tracer
 
 MM2_PER_UM2 = 1e-6
 
@@ -31,9 +34,14 @@ class Pauses:
 
 
 class Monitor:
-    """Counts tiles, nuclei and seconds of one run, from any thread; draws a bar for the slide in work."""
+    """Counts tiles, nuclei and seconds of one run, from any thread; draws a bar for the slide in work.
 
-    def __init__(self) -> None:
+    Args:
+        tracer: is told of each batch of tiles; None for nobody.
+    """
+
+    def __init__(self, tracer: Tracer | None = None) -> None:
+        self._tracer = tracer
         self._seconds: dict[str, float] = defaultdict(float)
         self._lock = threading.Lock()
         self._bar: tqdm | None = None
@@ -45,10 +53,15 @@ class Monitor:
         """Add the time that the block takes, in this thread, to a stage; what it pauses is left out."""
         start, pauses = time.perf_counter(), Pauses()
         try:
-            yield pauses
+            with record_function(name):
+                yield pauses
         finally:
-            with self._lock:
-                self._seconds[name] += time.perf_counter() - start - pauses.seconds
+            self.add(name, time.perf_counter() - start - pauses.seconds)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Add seconds to a stage that were measured elsewhere, such as on a GPU."""
+        with self._lock:
+            self._seconds[name] += seconds
 
     @contextmanager
     def show(self, name: str, num_tiles: int, area_mm2: float | None) -> Iterator[None]:
@@ -68,7 +81,9 @@ class Monitor:
                 self._bar = None
 
     def count_tiles(self, count: int) -> None:
-        """Count predicted tiles."""
+        """Count the predicted tiles of a batch."""
+        if self._tracer is not None:
+            self._tracer.step()
         if self._bar is not None:
             self._bar.update(count)
             rate = self._bar.format_dict["rate"]
@@ -80,13 +95,21 @@ class Monitor:
         """Count nuclei that are found and kept."""
         self._num_nuclei += count
 
-    def table(self, wall_seconds: float) -> str:
-        """Return seconds per stage; stages overlap, so that they may add up to more than the whole."""
+    def table(self, wall_seconds: float, mm2: float = 0.0) -> str:
+        """Return seconds per stage; stages overlap, so that they may add up to more than the whole.
+
+        Args:
+            wall_seconds: of the whole run.
+            mm2: that were looked at; 0 leaves out the seconds per mm².
+        """
+        stages = sorted(self._seconds.items(), key=lambda item: -item[1])
+        headings = ["stage (they overlap)", "thread seconds", "% of the run"] + ["s/mm²"] * (mm2 > 0)
         rows = [
-            (name, seconds, 100 * seconds / max(wall_seconds, 1e-9))
-            for name, seconds in sorted(self._seconds.items(), key=lambda item: -item[1])
+            (name, seconds, 100 * seconds / max(wall_seconds, 1e-9), seconds / mm2 if mm2 else 0.0)
+            for name, seconds in [*stages, ("whole run", wall_seconds)]
         ]
-        rows.append(("whole run", wall_seconds, 100.0))
         return tabulate(
-            rows, ["stage (they overlap)", "thread seconds", "% of the run"], floatfmt=("", ".1f", ".0f")
+            [row[: len(headings)] for row in rows],
+            headings,
+            floatfmt=("", ".1f", ".0f", ".2f")[: len(headings)],
         )

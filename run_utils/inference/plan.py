@@ -13,7 +13,7 @@ from dataloader.lattice import TileLattice, WindowRule, lay_tiles
 from models.hovernet.postprocess import decode
 from models.nuclei import Nuclei
 
-CPU_WINDOW = 1024  # px; larger ones gain little and take memory: a side of 1024 needs 3 GiB with `fast`
+CPU_WINDOW = 1280  # px; larger ones gain little and take memory
 GPU_WINDOW = 2048
 
 

@@ -13,7 +13,7 @@ import torch
 from dataloader.slides import open_slide
 from models.hovernet.checkpoint import load_checkpoint
 from models.hovernet.postprocess import decode
-from run_utils.inference.predictors import TorchPredictor
+from run_utils.inference.torch_predictor import TorchPredictor
 
 ROOT = Path(__file__).resolve().parents[2]
 SLIDE = ROOT / "samples" / "CMU-1-Small-Region.svs"

@@ -10,7 +10,7 @@ from dataloader.slides import open_slide
 from models.hovernet.checkpoint import load_checkpoint
 from models.hovernet.postprocess import decode
 from run_utils.evaluation import score_pair
-from run_utils.inference.predictors import TorchPredictor
+from run_utils.inference.torch_predictor import TorchPredictor
 from tests.golden.make_tile import BOX_YXYX, CHECKPOINT, SLIDE, TILE
 
 MAX_BYTES = 12_000_000

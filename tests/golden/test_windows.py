@@ -8,7 +8,7 @@ import pytest
 from config.schema import InferSettings
 from dataloader.slides import open_slide
 from metrics.overlap import Overlap
-from run_utils.build import build_plan, build_predictor
+from run_utils.build_inference import build_plan, build_predictor
 from run_utils.inference.pipeline import infer_image
 from tests.golden.make_tile import CHECKPOINT, SLIDE
 

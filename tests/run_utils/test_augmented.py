@@ -12,9 +12,10 @@ from config.schema import InferSettings
 from models.hovernet.geometry import hovernet_geometry
 from models.hovernet.lite import HoVerNetLite
 from models.hovernet.targets import make_targets
-from run_utils.build import build_predictor
+from run_utils.build_inference import build_predictor
 from run_utils.inference.augmented import VIEWS, AugmentedPredictor, View
-from run_utils.inference.predictors import ProbabilityMaps, TorchPredictor
+from run_utils.inference.predictors import ProbabilityMaps
+from run_utils.inference.torch_predictor import TorchPredictor
 from tests.conftest import ROOT
 from tests.drawing import draw_pairs
 from tests.run_utils.test_inference import MapPredictor

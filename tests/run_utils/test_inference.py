@@ -20,7 +20,8 @@ from models.nuclei import Nuclei
 from run_utils.inference.maps import BATCHES_AHEAD, predict_boxes, predict_region
 from run_utils.inference.pipeline import infer_image, stream_regions
 from run_utils.inference.plan import Plan
-from run_utils.inference.predictors import ProbabilityMaps, TorchPredictor
+from run_utils.inference.predictors import ProbabilityMaps
+from run_utils.inference.torch_predictor import TorchPredictor
 from tests.conftest import ROOT
 from tests.drawing import draw_pairs
 

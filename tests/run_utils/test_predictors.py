@@ -14,14 +14,14 @@ from dataloader.stain import NORMALIZERS, MacenkoNormalizer, make_normalizer
 from models.hovernet.geometry import Geometry, hovernet_geometry
 from models.hovernet.lite import HoVerNetLite
 from models.hovernet.network import HoVerNet
-from run_utils.build import build_predictor
+from run_utils.build_inference import build_predictor
 from run_utils.inference.predictors import (
     NormalisingPredictor,
     OverlappingPredictor,
     ProbabilityMaps,
     Tiles,
-    TorchPredictor,
 )
+from run_utils.inference.torch_predictor import TorchPredictor
 from tests.conftest import ROOT
 from tests.run_utils.test_inference import MapPredictor
 from tests.stained import stain_image
@@ -137,7 +137,9 @@ def test_windows_stay_on_the_same_pooling_grid_whatever_the_overlap(geometry: Ge
 def default_geometry(**settings: Any) -> Geometry:
     checkpoint = str(ROOT / "samples" / "hovernet_lite_consep.pt")
     return build_predictor(
-        InferSettings(input="a", output="b", checkpoint=checkpoint, device="cpu", **settings)
+        InferSettings(
+            input="a", output="b", checkpoint=checkpoint, device="cpu", predictor="torch", **settings
+        )
     ).geometry
 
 
@@ -163,5 +165,5 @@ def test_published_windows_do_not_overlap_more_than_they_did() -> None:
 
 def test_valid_networks_keep_their_own_margin(monkeypatch: pytest.MonkeyPatch) -> None:
     network = HoVerNet("fast")
-    monkeypatch.setattr("run_utils.build.load_checkpoint", lambda path: network)
+    monkeypatch.setattr("run_utils.build_inference.load_checkpoint", lambda path: network)
     assert default_geometry() == hovernet_geometry("fast")

@@ -16,7 +16,7 @@ from metrics.segmentation import panoptic_quality
 from models.hovernet.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 from models.hovernet.postprocess import decode, leave_out_small
 from models.hovernet.targets import make_targets
-from run_utils.build import build_plan, build_predictor
+from run_utils.build_inference import build_plan, build_predictor
 from run_utils.inference.predictors import ProbabilityMaps
 from run_utils.tuning import (
     DEFAULT,

@@ -1,0 +1,221 @@
+"""The predictors that run a network with torch: as it is, compiled, or as CUDA graphs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.profiler import record_function
+
+from models.hovernet.checkpoint import Network
+from models.hovernet.facts import ModelFacts
+from models.hovernet.geometry import Geometry
+from models.hovernet.probabilities import ProbabilityNetwork
+from run_utils.inference.monitor import Monitor
+from run_utils.inference.predictors import Maps, ProbabilityMaps, Tiles
+
+logger = logging.getLogger(__name__)
+
+Run = Callable[[Tensor], tuple[Tensor, ...]]
+COPY, NETWORK = "copy", "network"  # stages of a run
+GRAPH_WARM_UP = 3  # runs before a graph is captured, in which libraries choose their kernels
+
+
+class TorchPredictor:
+    """Runs a network with torch.
+
+    Args:
+        network: gives HoverMaps and has a `geometry`; moved to the device and put into eval mode.
+        device: where it runs.
+        dtype: number format of the computation; weights stay as they are.
+        is_small: give uint8 probabilities and float16 HV maps instead of float32.
+        stays: leave the maps on the device, as tensors.
+        wrap: makes what runs of the network, such as a compiled one; None runs it as it is.
+        monitor: gets the seconds of copying and of the network.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        is_small: bool = False,
+        stays: bool = False,
+        wrap: Callable[[nn.Module], Run] | None = None,
+        monitor: Monitor | None = None,
+    ) -> None:
+        self.network = network.to(device).eval()
+        self.geometry: Geometry = network.geometry
+        self.num_types: int | None = network.num_types
+        self.facts: ModelFacts = network.facts
+        self.device = device
+        self.dtype = dtype
+        self.stays = stays
+        self.largest_batch = sys.maxsize
+        self.monitor = monitor or Monitor()
+        whole = ProbabilityNetwork(self.network, is_small=is_small)
+        self._run: Run = whole if wrap is None else wrap(whole)
+        self._local = threading.local()
+
+    def predict(self, tiles: Tiles) -> ProbabilityMaps:
+        """Return the maps of (N, H, W, 3) uint8 RGB tiles, each side less by the geometry's margin.
+
+        Where the device's memory is short, the batch is halved until it fits, and stays so.
+
+        Raises:
+            MemoryError: where not even one tile fits.
+        """
+        parts: list[ProbabilityMaps] = []
+        done = 0
+        while done < len(tiles):
+            batch = tiles[done : done + self.largest_batch]
+            try:
+                parts.append(self._predict(batch))
+                done += len(batch)
+            except torch.OutOfMemoryError as error:
+                self._halve(batch, error)
+        return parts[0] if len(parts) == 1 else _join(parts)
+
+    def _halve(self, batch: Tiles, error: torch.OutOfMemoryError) -> None:
+        num_tiles, height, width = batch.shape[:3]
+        if num_tiles == 1:
+            raise MemoryError(
+                f"a window of {height}x{width} px does not fit into the memory of {self.device}; "
+                "set window= to a smaller size"
+            ) from error
+        self.largest_batch = num_tiles // 2
+        logger.warning(
+            "out of memory on %s: goes on with %d windows a batch", self.device, self.largest_batch
+        )
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _predict(self, tiles: Tiles) -> ProbabilityMaps:
+        autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        with torch.inference_mode(), autocast:
+            if self.device.type == "cuda":
+                return _named(self._predict_on_gpu(tiles))
+            with self.monitor.stage(NETWORK):
+                return _named([maps.numpy() for maps in self._run(torch.as_tensor(tiles))])
+
+    def _predict_on_gpu(self, tiles: Tiles) -> Sequence[Maps]:
+        """Work on a stream of this thread's own, so that one thread's copies go on beside another's network."""
+        stream = self._stream()
+        given = torch.cuda.current_stream(self.device)
+        stream.wait_stream(given)  # of tiles that are on the device already
+        with torch.cuda.stream(stream):
+            with self._timed(COPY):
+                images = self._upload(tiles)
+            with self._timed(NETWORK):
+                maps = self._run(images)
+            if self.stays:
+                kept = [part.clone() if self._is_reused else part for part in maps]
+                for part in kept:
+                    part.record_stream(given)
+            else:
+                with self._timed(COPY):
+                    kept = [_download(part) for part in maps]
+            stream.synchronize()
+        self._add_times()
+        return kept if self.stays else [part.numpy() for part in kept]
+
+    @property
+    def _is_reused(self) -> bool:
+        """Whether the next run writes its maps into the memory of these."""
+        return isinstance(self._run, CudaGraphs)
+
+    def _upload(self, tiles: Tiles) -> Tensor:
+        if isinstance(tiles, Tensor):
+            return tiles.to(self.device, non_blocking=True)
+        return torch.from_numpy(np.ascontiguousarray(tiles)).pin_memory().to(self.device, non_blocking=True)
+
+    def _stream(self) -> torch.cuda.Stream:
+        if not hasattr(self._local, "stream"):
+            self._local.stream = torch.cuda.Stream(self.device)
+            self._local.spans = []
+        stream: torch.cuda.Stream = self._local.stream
+        return stream
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        """Measure the block on the GPU's own time line."""
+        begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        with record_function(name):
+            begun.record()
+            yield
+            ended.record()
+        self._local.spans.append((name, begun, ended))
+
+    def _add_times(self) -> None:
+        for name, begun, ended in self._local.spans:
+            self.monitor.add(name, begun.elapsed_time(ended) / 1000)
+        self._local.spans.clear()
+
+
+def _download(maps: Tensor) -> Tensor:
+    """Return a copy in pinned memory, complete once the stream is."""
+    return torch.empty(maps.shape, dtype=maps.dtype, pin_memory=True).copy_(maps, non_blocking=True)
+
+
+def _named(maps: Sequence[Maps]) -> ProbabilityMaps:
+    nuclei, hv, *types = maps
+    return ProbabilityMaps(nuclei, hv, types[0] if types else None)
+
+
+def _join(parts: Sequence[ProbabilityMaps]) -> ProbabilityMaps:
+    columns = [[part for part in column if part is not None] for column in zip(*parts, strict=True)]
+    return _named([_concatenate(column) for column in columns if column])
+
+
+def _concatenate(parts: Sequence[Maps]) -> Maps:
+    if isinstance(parts[0], Tensor):
+        return torch.cat([torch.as_tensor(part) for part in parts])
+    return np.concatenate([np.asarray(part) for part in parts])
+
+
+class CudaGraphs:
+    """Replays a network's kernels as one graph for each size of batch and window, captured when it is first met.
+
+    What a replay gives lies where the next replay of this thread will write. Threads have graphs of their own.
+
+    Args:
+        network: maps a tensor to a tuple of tensors, on a GPU.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self._local = threading.local()
+
+    def __call__(self, tiles: Tensor) -> tuple[Tensor, ...]:
+        """Return the network's maps of tiles on the GPU, on the current stream."""
+        if not hasattr(self._local, "graphs"):
+            self._local.graphs = {}
+        graphs = self._local.graphs
+        shape = tuple(tiles.shape)
+        if shape not in graphs:
+            graphs[shape] = self._capture(tiles)
+        graph, given, maps = graphs[shape]
+        given.copy_(tiles)
+        graph.replay()
+        result: tuple[Tensor, ...] = maps
+        return result
+
+    def _capture(self, tiles: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, tuple[Tensor, ...]]:
+        given = tiles.clone()
+        for _ in range(GRAPH_WARM_UP):
+            self.network(given)
+        graph = torch.cuda.CUDAGraph()
+        with CAPTURING, torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            maps = self.network(given)
+        return graph, given, maps
+
+
+CAPTURING = threading.Lock()
+"""One capture at a time."""
