@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
-from scipy import ndimage
-from skimage.segmentation import watershed
 
 from models.hovernet.channels import BACKGROUND, HORIZONTAL, VERTICAL
+from models.hovernet.flood import flood
 from models.nuclei import Nuclei
 
 NORMALISATIONS = ("window_free", "reference")
@@ -42,9 +42,6 @@ With 0.17 it is -0.01, so flat parts are safely markers: the labels come back wi
 MARKER_KERNEL = np.array([[0, 0, 1, 0, 0], [1] * 5, [1] * 5, [1] * 5, [0, 0, 1, 0, 0]], np.uint8)
 """OpenCV's 5x5 ellipse, that opens markers."""
 
-CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
-"""A pixel and its four neighbours, the connectivity of blobs, markers and nuclei."""
-
 CONTEXT = SOBEL_SIZE // 2 + 1 + 2 * (len(MARKER_KERNEL) // 2)
 """Pixels around a blob beyond which nothing changes its ``window_free`` nuclei: Sobel, blur and opening."""
 
@@ -63,9 +60,9 @@ def decode(
     """Separate the nuclei of a window by a watershed from markers (Graham et al. 2019, section III-B).
 
     Args:
-        nuclei_probability: (H, W) float in 0..1, probability of nucleus.
+        nuclei_probability: (H, W) float in 0..1, or uint8 in 0..255, probability of nucleus.
         hv: (2, H, W) float, horizontal and vertical map, about -1..1.
-        type_probability: (T, H, W) float in 0..1, background first, or None.
+        type_probability: (T, H, W) float in 0..1, or uint8 in 0..255, background first, or None.
         normalisation: "window_free" (a nucleus does not depend on what else the window holds) or "reference".
         nuclei_threshold: probability from which a pixel is nuclear.
         marker_threshold: boundary strength, 0..1, below which a nuclear pixel is a marker.
@@ -89,16 +86,42 @@ def decode(
     nuclei_probability, hv, type_probability = _checked(nuclei_probability, hv, type_probability)
     blobs, num_blobs = _large_components(nuclei_probability >= nuclei_threshold, min_size)
     if num_blobs == 0:
-        label_map = np.zeros(blobs.shape, np.int32)
-        return label_map, describe(label_map, type_probability)
+        return blobs, describe(blobs, type_probability)
     if normalisation == "reference":
         boundary = _boundary_strength_reference(hv)
     else:
         boundary = _boundary_strength(hv, gradient_range)
-    boundary[blobs == BACKGROUND] = 0
-    markers = _markers(blobs, boundary < marker_threshold, min_size, is_split=normalisation == "window_free")
+    is_blob = blobs != BACKGROUND
+    np.copyto(boundary, 1, where=~is_blob)
+    markers = _markers(
+        is_blob, boundary < marker_threshold, min_size, is_split=normalisation == "window_free"
+    )
     label_map = _grow(markers, blobs, boundary)
     return label_map, describe(label_map, type_probability)
+
+
+def full_maps(
+    nuclei_probability: np.ndarray, hv: np.ndarray, type_probability: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return maps in single precision, whatever small form they come in; those in full are not copied.
+
+    Args:
+        nuclei_probability: (..., H, W) float in 0..1, or uint8, of which 255 stands for 1.
+        hv: (..., 2, H, W) float.
+        type_probability: (..., T, H, W) float in 0..1, or uint8, or None.
+
+    Returns:
+        the same maps as contiguous float32; a uint8 probability p is p / 255.
+    """
+    types = None if type_probability is None else _widened(type_probability)
+    return _widened(nuclei_probability), np.ascontiguousarray(hv, np.float32), types
+
+
+def _widened(probability: np.ndarray) -> np.ndarray:
+    """Return probabilities as contiguous float32 in 0..1; of uint8, 255 stands for 1."""
+    if np.asarray(probability).dtype == np.uint8:
+        return np.divide(np.ascontiguousarray(probability), 255, dtype=np.float32)
+    return np.ascontiguousarray(probability, np.float32)
 
 
 def leave_out_small(
@@ -125,8 +148,7 @@ def leave_out_small(
     areas = np.bincount(label_map.ravel(), minlength=len(nuclei) + 1)[1:]
     types = np.zeros(len(nuclei), np.int64) if nuclei.types is None else nuclei.types
     stays = areas >= np.asarray(min_areas)[types]
-    new_ids = np.concatenate([[0], np.where(stays, np.cumsum(stays), 0)]).astype(np.int32)
-    return new_ids[label_map], nuclei.select(stays).renumber()
+    return _renumbered(label_map, np.insert(stays, 0, False)), nuclei.select(stays).renumber()
 
 
 def describe(label_map: np.ndarray, type_probability: np.ndarray | None = None) -> Nuclei:
@@ -134,22 +156,19 @@ def describe(label_map: np.ndarray, type_probability: np.ndarray | None = None) 
 
     Args:
         label_map: (H, W) int32, 0 background, ids 1…K without gaps.
-        type_probability: (T, H, W) float32 in 0..1, background first, or None.
+        type_probability: (T, H, W) float in 0..1, or uint8 in 0..255, background first, or None.
 
     Returns:
         A row for each id, ascending. A nucleus's type is that of most of its pixels; background only where no
         pixel says otherwise.
     """
-    boxes = _boxes(label_map)
-    if not len(boxes):
+    runs = _find_runs(label_map)
+    num_nuclei = int(runs.ids.max(initial=0))
+    if not num_nuclei:
         return Nuclei.empty(None if type_probability is None else len(type_probability))
-    pixels = np.flatnonzero(label_map)
-    rows = label_map.ravel()[pixels] - 1
-    areas = np.bincount(rows, minlength=len(boxes))
-    y, x = np.divmod(pixels, label_map.shape[1])
-    centroids = np.stack([np.bincount(rows, along, len(boxes)) for along in (y, x)], axis=1) / areas[:, None]
+    areas, boxes, centroids = _measure(runs, num_nuclei, label_map.shape[1])
     contours = [_contour(label_map, row + 1, box) for row, box in enumerate(boxes)]
-    types, shares, means = _types(rows, areas, type_probability, pixels)
+    types, shares, means = _types(label_map, runs, areas, type_probability)
     return Nuclei(
         ids=np.arange(1, len(boxes) + 1, dtype=np.int32),
         boxes_yxyx=boxes,
@@ -164,10 +183,32 @@ def describe(label_map: np.ndarray, type_probability: np.ndarray | None = None) 
     )
 
 
+class _Runs(NamedTuple):
+    """A label map's pixels along its rows, in stretches of one id; the background's as well.
+
+    Attributes:
+        starts: (R,) int64, flat index of each first pixel, ascending from 0.
+        lengths: (R,) int64, pixels.
+        ids: (R,) int32.
+    """
+
+    starts: np.ndarray
+    lengths: np.ndarray
+    ids: np.ndarray
+
+
+def _find_runs(label_map: np.ndarray) -> _Runs:
+    """Cut the rows of a contiguous (H, W) int32 map where ids change."""
+    is_first = np.ones(label_map.shape, bool)
+    np.not_equal(label_map[:, 1:], label_map[:, :-1], out=is_first[:, 1:])
+    starts = np.flatnonzero(is_first)
+    return _Runs(starts, np.diff(starts, append=label_map.size), label_map.ravel()[starts])
+
+
 def _checked(
     nuclei_probability: np.ndarray, hv: np.ndarray, type_probability: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Return the maps as contiguous float32, or say what is wrong with them."""
+    """Return the maps as contiguous float32, uint8 types as they are; or say what is wrong with them."""
     shape = np.shape(nuclei_probability)
     if len(shape) != 2 or 0 in shape:
         raise ValueError(f"nuclei_probability is {shape}, but must be (H, W); decode one window at a time")
@@ -182,28 +223,32 @@ def _checked(
             f"type_probability is {np.shape(type_probability)}, but must be (T, {shape[0]}, {shape[1]}); "
             "put types first, or give None"
         )
-    types = None if type_probability is None else _finite(type_probability, "type_probability")
-    return _finite(nuclei_probability, "nuclei_probability"), _finite(hv, "hv"), types
-
-
-def _finite(maps: np.ndarray, name: str) -> np.ndarray:
-    """Return ``maps`` as contiguous float32; ValueError where they hold NaN or infinity."""
-    maps = np.ascontiguousarray(maps, np.float32)
-    num_broken = maps.size - np.count_nonzero(np.isfinite(maps))
-    if num_broken:
-        raise ValueError(
-            f"{name} holds {num_broken} NaN or infinite values; check the network's weights and precision"
-        )
-    return maps
+    is_small = type_probability is not None and np.asarray(type_probability).dtype == np.uint8
+    nuclei, hv, types = full_maps(nuclei_probability, hv, None if is_small else type_probability)
+    for name, maps in (("type_probability", types), ("nuclei_probability", nuclei), ("hv", hv)):
+        num_broken = 0 if maps is None else maps.size - np.count_nonzero(np.isfinite(maps))
+        if num_broken:
+            raise ValueError(
+                f"{name} holds {num_broken} NaN or infinite values; check the network's weights and precision"
+            )
+    return nuclei, hv, type_probability if is_small else types
 
 
 def _large_components(is_inside: np.ndarray, min_size: int) -> tuple[np.ndarray, int]:
     """Label 4-connected components of at least ``min_size`` pixels, 1…C in (H, W) int32."""
-    _, labels = cv2.connectedComponents(is_inside.view(np.uint8), connectivity=4, ltype=cv2.CV_32S)
-    is_large = np.bincount(labels.ravel()) >= min_size
+    num_labels, labels = cv2.connectedComponents(is_inside.view(np.uint8), connectivity=4, ltype=cv2.CV_32S)
+    runs = _find_runs(labels)
+    is_large = np.bincount(runs.ids, runs.lengths, num_labels) >= min_size
     is_large[BACKGROUND] = False
-    new_labels = np.cumsum(is_large, dtype=np.int32) * is_large
-    return new_labels.astype(np.int32)[labels], int(is_large.sum())
+    return _renumbered(labels, is_large), int(is_large.sum())
+
+
+def _renumbered(label_map: np.ndarray, stays: np.ndarray) -> np.ndarray:
+    """Number the ids that stay 1… anew; the others become background. The same map where all stay."""
+    if stays[1:].all():
+        return label_map
+    new_ids = (np.cumsum(stays) * stays).astype(np.int32)
+    return new_ids.take(label_map, mode="clip")  # without a check of each index
 
 
 def _boundary_strength(hv: np.ndarray, gradient_range: tuple[float, float]) -> np.ndarray:
@@ -220,25 +265,29 @@ def _boundary_strength(hv: np.ndarray, gradient_range: tuple[float, float]) -> n
 
 def _boundary_strength_reference(hv: np.ndarray) -> np.ndarray:
     """Return the same with each map, and each gradient, scaled from its minimum and maximum to 0..1."""
-    strengths = []
+    weakness: list[np.ndarray] = []
     for channel, order in ((HORIZONTAL, (1, 0)), (VERTICAL, (0, 1))):
         values = cv2.normalize(hv[channel], None, 0, 1, cv2.NORM_MINMAX, cv2.CV_32F)
         gradient = cv2.Sobel(values, cv2.CV_64F, *order, ksize=SOBEL_SIZE)
-        strengths.append(1 - cv2.normalize(gradient, None, 0, 1, cv2.NORM_MINMAX, cv2.CV_32F))
-    return np.maximum(*strengths)
+        weakness.append(cv2.normalize(gradient, None, 0, 1, cv2.NORM_MINMAX, cv2.CV_32F))
+    least = np.minimum(weakness[0], weakness[1], out=weakness[0])
+    return np.subtract(1, least, out=least)
 
 
-def _markers(blobs: np.ndarray, is_inner: np.ndarray, min_size: int, *, is_split: bool) -> np.ndarray:
+def _markers(is_blob: np.ndarray, is_inner: np.ndarray, min_size: int, *, is_split: bool) -> np.ndarray:
     """Label the cores of nuclei, (H, W) int32: inner pixels without holes, opened; small ones dropped.
 
+    Each has pixels in a blob: what was filled is ringed by them, and opening leaves nothing of it by itself.
     ``is_split``: a core that filling spread over two blobs, a ring and what it surrounds, is one for each.
     """
-    cores = _fill_holes(((blobs != BACKGROUND) & is_inner).view(np.uint8))
+    cores = _fill_holes((is_blob & is_inner).view(np.uint8))
     cores = cv2.morphologyEx(cores, cv2.MORPH_OPEN, MARKER_KERNEL)
     if is_split:
-        cores &= (blobs != BACKGROUND).view(np.uint8)
+        cores &= is_blob.view(np.uint8)
     markers, _ = _large_components(cores.view(bool), min_size)
-    return markers * (blobs != BACKGROUND)
+    if not is_split:
+        np.copyto(markers, BACKGROUND, where=~is_blob)
+    return markers
 
 
 def _fill_holes(mask: np.ndarray) -> np.ndarray:
@@ -253,32 +302,39 @@ def _grow(markers: np.ndarray, blobs: np.ndarray, boundary: np.ndarray) -> np.nd
 
     Only blobs with several markers need a watershed: the others belong to their marker whole.
     """
-    pixels = np.flatnonzero(markers)
+    runs = _find_runs(markers)
+    is_marker = runs.ids != BACKGROUND
+    ids, blob = runs.ids[is_marker], blobs.ravel()[runs.starts[is_marker]]
     marker_of = np.zeros(blobs.max() + 1, np.int32)
-    ids, blob = markers.ravel()[pixels], blobs.ravel()[pixels]
     marker_of[blob] = ids
-    has_several = np.zeros(len(marker_of), bool)
-    has_several[blob[marker_of[blob] != ids]] = True
-    label_map = marker_of[blobs]
-    if has_several.any():
-        depth = np.where(blobs != BACKGROUND, boundary.astype(np.float64) - 1, 0)
-        depth = cv2.GaussianBlur(depth, (3, 3), 0)
-        # The inside of a marker floods nobody: without it the queue is half as long, the result the same.
-        is_surrounded = cv2.erode(((markers > 0) | (blobs == BACKGROUND)).view(np.uint8), CROSS).view(bool)
-        is_shared = has_several[blobs]
-        is_open = is_shared & ~is_surrounded
-        np.copyto(label_map, markers, where=is_shared)
-        np.copyto(label_map, watershed(depth, markers, mask=is_open), where=is_open)
-    is_used = np.bincount(label_map.ravel()) > 0
-    is_used[BACKGROUND] = False
-    return (np.cumsum(is_used) * is_used).astype(np.int32)[label_map]
+    is_shared = np.zeros(len(marker_of), bool)
+    is_shared[blob[marker_of[blob] != ids]] = True
+    marker_of[is_shared] = BACKGROUND
+    label_map = marker_of.take(blobs, mode="clip")
+    np.maximum(label_map, markers, out=label_map)
+    if is_shared.any():
+        depth = np.subtract(boundary, 1, dtype=np.float64)
+        depth = cv2.GaussianBlur(depth, (3, 3), 0, dst=depth)
+        is_open = is_shared.take(blobs, mode="clip") & (markers == BACKGROUND)
+        label_map = flood(label_map, is_open, depth)
+    return label_map
 
 
-def _boxes(label_map: np.ndarray) -> np.ndarray:
-    """Return (K, 4) int32 half-open boxes of the ids 1…K."""
-    slices = ndimage.find_objects(label_map)
-    boxes = [(rows.start, columns.start, rows.stop, columns.stop) for rows, columns in slices]
-    return np.array(boxes, np.int32).reshape(-1, 4)
+def _measure(runs: _Runs, num_nuclei: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return areas (K,) float64, half-open boxes (K, 4) int32 and centroids (K, 2) float64 of the ids 1…K."""
+    is_nuclear = runs.ids != BACKGROUND
+    rows, lengths = runs.ids[is_nuclear] - 1, runs.lengths[is_nuclear]
+    y, left = np.divmod(runs.starts[is_nuclear], width)
+    right = left + lengths
+    boxes = np.empty((num_nuclei, 4), np.int32)
+    boxes[:, :2], boxes[:, 2:] = np.iinfo(np.int32).max, 0
+    for column, values in ((0, y), (1, left)):
+        np.minimum.at(boxes[:, column], rows, values.astype(np.int32))
+    for column, values in ((2, y + 1), (3, right)):
+        np.maximum.at(boxes[:, column], rows, values.astype(np.int32))
+    areas = np.bincount(rows, lengths, num_nuclei)
+    sums = [np.bincount(rows, along * lengths, num_nuclei) for along in (y, (left + right - 1) / 2)]
+    return areas, boxes, np.stack(sums, axis=1) / areas[:, None]
 
 
 def _contour(label_map: np.ndarray, nucleus: int, box_yxyx: np.ndarray) -> np.ndarray:
@@ -296,24 +352,20 @@ def _contour(label_map: np.ndarray, nucleus: int, box_yxyx: np.ndarray) -> np.nd
 
 
 def _types(
-    rows: np.ndarray, areas: np.ndarray, type_probability: np.ndarray | None, pixels: np.ndarray
+    label_map: np.ndarray, runs: _Runs, areas: np.ndarray, type_probability: np.ndarray | None
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
-    """Return types (K,) int32, vote shares (K,) and mean probabilities (K, T) float32, or three None.
-
-    Args:
-        rows: (P,) which nucleus each nuclear pixel belongs to, 0…K-1.
-        areas: (K,) pixels.
-        type_probability: (T, H, W) float32, or None.
-        pixels: (P,) the nuclear pixels' flat indices.
-    """
+    """Return types (K,) int32, vote shares (K,) and mean probabilities (K, T) float32, or three None."""
     if type_probability is None:
         return None, None, None
     num_types, num_nuclei = len(type_probability), len(areas)
-    probability = type_probability.reshape(num_types, -1)[:, pixels]
-    means = (
-        np.stack([np.bincount(rows, values, num_nuclei) for values in probability], axis=1) / areas[:, None]
-    )
-    ballots = rows.astype(np.int64) * num_types + probability.argmax(axis=0)
+    is_nuclear = runs.ids != BACKGROUND
+    rows, lengths = runs.ids[is_nuclear] - 1, runs.lengths[is_nuclear]
+    pixels = np.flatnonzero(label_map != BACKGROUND)
+    probability = [_widened(channel.ravel()[pixels]) for channel in type_probability]
+    starts = np.cumsum(lengths) - lengths  # of the runs, among the nuclear pixels
+    sums = [np.add.reduceat(values, starts, dtype=np.float64) for values in probability]
+    means = np.stack([np.bincount(rows, values) for values in sums], axis=1) / areas[:, None]
+    ballots = (label_map.ravel()[pixels] - 1) * num_types + _likeliest(probability)
     votes = np.bincount(ballots, minlength=num_nuclei * num_types).reshape(num_nuclei, num_types)
     types = votes.argmax(axis=1)
     has_other = votes[:, 1:].any(axis=1)
@@ -321,3 +373,13 @@ def _types(
         types = np.where((types == BACKGROUND) & has_other, 1 + votes[:, 1:].argmax(axis=1), types)
     shares = votes[np.arange(num_nuclei), types] / areas
     return types.astype(np.int32), shares.astype(np.float32), means.astype(np.float32)
+
+
+def _likeliest(probability: list[np.ndarray]) -> np.ndarray:
+    """Return the (P,) first type of the highest probability: ``argmax`` over types, in passes over pixels."""
+    highest = probability[0].copy()
+    types = np.zeros(highest.shape, np.min_scalar_type(len(probability)))
+    for number, values in enumerate(probability[1:], start=1):
+        np.maximum(types, (values > highest) * types.dtype.type(number), out=types)
+        np.maximum(highest, values, out=highest)
+    return types

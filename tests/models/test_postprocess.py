@@ -1,3 +1,6 @@
+from dataclasses import fields
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -5,8 +8,18 @@ import torch
 from scipy import ndimage
 
 from benchmarks.plain import plain_label_map, plain_nuclei
-from models.hovernet.postprocess import CONTEXT, MARKER_KERNEL, NORMALISATIONS, SOBEL_GAIN, decode, describe
+from models.hovernet.postprocess import (
+    CONTEXT,
+    MARKER_KERNEL,
+    NORMALISATIONS,
+    SOBEL_GAIN,
+    decode,
+    describe,
+    full_maps,
+)
 from models.hovernet.targets import make_targets
+
+TILE = Path(__file__).parents[1] / "golden" / "tile.npz"
 
 
 def encode(label_map):
@@ -66,6 +79,16 @@ def test_pure_noise_is_decoded_as_the_reference_does(seed):
     probability = (smooth[0] > -0.03).astype(np.float32)
     hv = (smooth[1:] / np.abs(smooth[1:]).max()).astype(np.float32)
     label_map, _ = decode(probability, hv, normalisation="reference")
+    np.testing.assert_array_equal(
+        in_reading_order(label_map), in_reading_order(plain_label_map(probability, hv))
+    )
+
+
+def test_a_networks_maps_give_the_references_label_map():
+    with np.load(TILE) as tile:
+        probability, hv = tile["nuclei"].astype(np.float32), tile["hv"].astype(np.float32)
+    label_map, nuclei = decode(probability, hv, normalisation="reference")
+    assert len(nuclei) > 20
     np.testing.assert_array_equal(
         in_reading_order(label_map), in_reading_order(plain_label_map(probability, hv))
     )
@@ -210,6 +233,43 @@ def test_half_precision_maps_are_decoded():
     expected, _ = decode(probability, hv)
     label_map, _ = decode(probability.astype(np.float16), hv.astype(np.float16))
     assert ((label_map > 0) == (expected > 0)).mean() > 0.99
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_small_maps_give_what_the_same_maps_in_full_give(normalisation):
+    probability, hv, types = noisy_maps()
+    small = np.round(probability * 255).astype(np.uint8), hv.astype(np.float16)
+    small += (np.round(types * 255).astype(np.uint8),)
+    full = full_maps(*small)
+    assert all(map_.dtype == np.float32 for map_ in full)
+    (label_map, nuclei), (expected, table) = decode(*small, normalisation), decode(*full, normalisation)
+    assert len(nuclei) > 50
+    np.testing.assert_array_equal(label_map, expected)
+    for field in fields(nuclei):
+        np.testing.assert_array_equal(getattr(nuclei, field.name), getattr(table, field.name))
+
+
+def test_small_maps_in_full_are_the_numbers_they_stand_for_and_full_ones_stay():
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+    halves = np.array([0.5, -1, 1 / 3], np.float16)
+    probability, hv, types = full_maps(levels[0], halves, levels[:, ::-1, ::2])
+    np.testing.assert_allclose(probability.ravel(), [level / 255 for level in range(256)], rtol=1e-7)
+    np.testing.assert_array_equal(types[0], probability[::-1, ::2])
+    assert hv.dtype == np.float32 and hv.tolist() == halves.tolist()
+    assert full_maps(probability, hv)[0] is probability and full_maps(probability, hv)[2] is None
+
+
+def test_a_level_of_127_is_not_nuclear_and_one_of_128_is():
+    flat = np.zeros((2, 20, 20), np.float16)
+    for level, num_nuclei in ((127, 0), (128, 1)):
+        probability = np.full((20, 20), level, np.uint8)
+        assert len(decode(probability, flat, gradient_range=(-0.28, 0.1))[1]) == num_nuclei
+
+
+def test_whole_numbers_but_small_ones_are_probabilities_themselves():
+    probability, hv = encode(cells((80, 80)))
+    expected, _ = decode(probability, hv)
+    np.testing.assert_array_equal(decode(probability.astype(np.int64), hv)[0], expected)
 
 
 def test_inputs_are_left_as_they_are():
