@@ -9,6 +9,7 @@ from config.conversion import ConvertSettings
 from config.data import DataSettings
 from config.doctor import CheckSettings
 from config.evaluation import EvaluateSettings
+from config.export import ExportSettings
 from config.inference import InferSettings
 from config.stain import NormalizeSettings, StainSettings
 from config.tuning import TuneSettings
@@ -19,6 +20,7 @@ __all__ = [
     "ConvertSettings",
     "DataSettings",
     "EvaluateSettings",
+    "ExportSettings",
     "ExtractSettings",
     "InferSettings",
     "LossWeights",
@@ -210,6 +212,10 @@ class TrainSettings:
         weight_decay: of the optimiser.
         precision: `fp32`, `bf16` or `fp16` (mixed, weights stay fp32); `auto` takes bf16 where the device has it.
         channels_last: memory layout of images and weights.
+        compile: run the network through torch.compile, which takes minutes to begin with; for GPUs, on a CPU it does
+            not pay. Needs a C++ compiler.
+        checkpoint_gradients: keep less of each block for its gradients and compute it again: less memory, a quarter to
+            a third more time, the same gradients.
         clip_norm: largest norm of all gradients together; 0 does not clip.
         accumulate: batches whose gradients are added up before a step.
         ema_decay: decay of the moving average of weights that is validated and saved as best; 0 for none.
@@ -239,6 +245,8 @@ class TrainSettings:
     weight_decay: float = 0.0
     precision: str = "auto"
     channels_last: bool = True
+    compile: bool = False
+    checkpoint_gradients: bool = False
     clip_norm: float = 0.0
     accumulate: int = 1
     ema_decay: float = 0.0
@@ -276,6 +284,11 @@ class TrainSettings:
             max_steps=self.max_steps,
             focal_gamma=self.focal_gamma,
         )
+        if self.compile and self.checkpoint_gradients:
+            raise ValueError(
+                "train.compile=true and train.checkpoint_gradients=true exclude each other: a compiled network chooses "
+                "by itself what to compute again; set one of the two to false"
+            )
         check_choice("train.balance", self.balance, ("none", "inverse", "sqrt", "effective"))
         check_choice("train.sampling", self.sampling, ("uniform", "types"))
         if not 0 <= self.sampling_gamma <= 1:
@@ -305,6 +318,8 @@ class TrainingRun:
         seed: of weights, order, geometry and colour.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         view: write a contact sheet of augmented patches and their targets to the output folder, and stop.
+        profile: write to `<output>/profile` where the time of the first steps goes: a table of stages, and a trace of
+            some steps for Perfetto or TensorBoard; training goes on.
     """
 
     data: DataSettings = field(default_factory=DataSettings)
@@ -316,6 +331,7 @@ class TrainingRun:
     seed: int = 10
     device: str = "auto"
     view: bool = False
+    profile: bool = False
 
     def __post_init__(self) -> None:
         """Check what no single field can say."""

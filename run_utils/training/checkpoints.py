@@ -13,8 +13,11 @@ from models.hovernet.checkpoint import read_checkpoint, write_atomically
 
 STATE_NAME = "state.pt"  # to resume from
 BEST_NAME, LAST_NAME = "best.pt", "last.pt"  # networks, to use
-# Settings that may differ between a run and its resumption, since the weights do not depend on them.
-FREE_SETTINGS = ("output", "device", "view", "train.num_workers", "train.log_every", "train.checkpoint_every")
+# Settings that may differ between a run and its resumption, since the weights, but for rounding, do not depend on them.
+FREE_SETTINGS = (
+    "output", "device", "view", "profile", "train.num_workers", "train.log_every", "train.checkpoint_every",
+    "train.compile", "train.checkpoint_gradients",
+)  # fmt: skip
 SAME_STAIN = (
     1e-4  # relative; a target fitted again by another processor differs less, by far less than a grey level
 )

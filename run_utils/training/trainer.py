@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -15,23 +14,36 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import BatchSampler, DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from config.schema import PhaseSettings, TrainingRun
-from dataloader.patch_dataset import EpochSampler
 from models.hovernet.checkpoint import Network, save_checkpoint
 from run_utils.report.page import write_page
+from run_utils.training.batches import draw_batches
 from run_utils.training.checkpoints import BEST_NAME, LAST_NAME, STATE_NAME, Progress, load_state, save_state
 from run_utils.training.device_transforms import DeviceTransforms
+from run_utils.training.forward import make_forward
 from run_utils.training.loss_meter import LossMeter
 from run_utils.training.schedule import learning_rate_at
+from run_utils.training.step_profile import StepProfile, profile_steps
+from run_utils.training.throughput import (
+    BACKWARD,
+    FORWARD,
+    LOSS,
+    OPTIMIZER,
+    TRANSFORMS,
+    WAIT,
+    ThroughputMeter,
+    Usage,
+)
 from run_utils.training.tracking import Tracker
 from run_utils.training.validation import Validator
 
 logger = logging.getLogger(__name__)
 
 PAGE_NAME = "validation.html"
+PROFILE_DIR = "profile"
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
@@ -80,6 +92,9 @@ class Trainer:
         parts: what to train, and on what.
         run: the run's settings.
 
+    Attributes:
+        usage: what the last epoch took.
+
     Raises:
         ValueError: where the output folder holds a run with other settings.
     """
@@ -89,12 +104,16 @@ class Trainer:
         self.run = run
         self.settings = run.train
         self.network = parts.network
+        self.forward = make_forward(parts.network, run.train)
         self.average = self._make_average()
         self.scaler = torch.amp.GradScaler(parts.device.type, enabled=parts.dtype == torch.float16)
         self.output_dir = Path(run.output)
         self.progress = Progress()
         self.optimizer = self._make_optimizer()
         self.losses = LossMeter()
+        self.meter = ThroughputMeter(parts.device)
+        self.usage = self.logged = Usage()
+        self.profile: StepProfile | None = None
         self._resume()
         self.tracker = Tracker(self.output_dir / "tensorboard", self.progress.step)
 
@@ -104,10 +123,12 @@ class Trainer:
         Raises:
             FloatingPointError: when a loss term stops being finite; the last good state stays on disk.
         """
+        folder = self.output_dir / PROFILE_DIR if self.run.profile else None
         try:
-            while self.progress.phase < len(self.settings.phases):
-                self._run_phase(self.settings.phases[self.progress.phase])
-                self._start_next_phase()
+            with profile_steps(folder, self.meter) as self.profile:
+                while self.progress.phase < len(self.settings.phases):
+                    self._run_phase(self.settings.phases[self.progress.phase])
+                    self._start_next_phase()
         finally:
             self.tracker.close()
         return self.progress
@@ -128,20 +149,30 @@ class Trainer:
 
     def _run_epoch(self, phase: PhaseSettings, loader: Iterator[Batch], num_batches: int, bar: tqdm) -> None:
         self._set_mode(phase)
-        accumulate = self.settings.accumulate
-        steps_per_epoch = math.ceil(num_batches / accumulate)
-        while self.progress.batch < num_batches:
-            begun = self.progress.batch // accumulate * accumulate
-            self._accumulate(next(loader), share=1 / min(accumulate, num_batches - begun))
-            self.progress.batch += 1
-            bar.update()
-            is_last = self.progress.batch == num_batches
-            if self.progress.batch % accumulate == 0 or is_last:
-                phase_step = self.progress.epoch * steps_per_epoch + begun // accumulate
-                rate = learning_rate_at(phase, phase_step, steps_per_epoch)
-                self._step(rate)
-                self._after_step(rate, bar)
+        before = self.meter.read()
+        with self.meter.running():
+            while self.progress.batch < num_batches:
+                self._run_batch(phase, loader, num_batches, bar)
+        self.usage = self.meter.read() - before
         self._finish_epoch(phase)
+
+    def _run_batch(self, phase: PhaseSettings, loader: Iterator[Batch], num_batches: int, bar: tqdm) -> None:
+        """Add the gradients of the next batch, and take a step where it is the last that counts for one."""
+        accumulate = self.settings.accumulate
+        begun = self.progress.batch // accumulate * accumulate
+        with self.meter.stage(WAIT):
+            batch = next(loader)
+        self._accumulate(batch, share=1 / min(accumulate, num_batches - begun))
+        self.progress.batch += 1
+        bar.update()
+        if self.progress.batch % accumulate and self.progress.batch < num_batches:
+            return
+        steps_per_epoch = math.ceil(num_batches / accumulate)
+        phase_step = self.progress.epoch * steps_per_epoch + begun // accumulate
+        rate = learning_rate_at(phase, phase_step, steps_per_epoch)
+        with self.meter.stage(OPTIMIZER):
+            self._step(rate)
+        self._after_step(rate, bar)
 
     def _accumulate(self, batch: Batch, *, share: float) -> None:
         """Add the gradients of one batch, which is `share` of its step."""
@@ -149,12 +180,16 @@ class Trainer:
         position = [self.run.seed, self._epochs_before() + self.progress.epoch, self.progress.batch]
         seed = int(np.random.SeedSequence(position).generate_state(1)[0])
         torch.manual_seed(seed)  # for layers that draw, such as stochastic depth
-        images, targets = parts.transforms(batch, seed)
-        with self._autocast():
-            maps = self.network(images)
-        total, terms = parts.loss(maps, targets)
-        self.scaler.scale(total * share).backward()
+        with self.meter.stage(TRANSFORMS):
+            images, targets = parts.transforms(batch, seed)
+        with self.meter.stage(FORWARD), self._autocast():
+            maps = self.forward(images)
+        with self.meter.stage(LOSS):
+            total, terms = parts.loss(maps, targets)
+        with self.meter.stage(BACKWARD):
+            self.scaler.scale(total * share).backward()
         self.losses.add({**terms, "total": total})
+        self.meter.add(len(images))
 
     def _step(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
@@ -174,14 +209,27 @@ class Trainer:
             means = self._mean_losses()
             self.losses.reset()
             self.tracker.scalars("loss", means, self.progress.step)
-            self.tracker.scalars("train", {"learning_rate": rate}, self.progress.step)
-            bar.set_postfix(loss=f"{means['total']:.3f}", refresh=False)
+            usage = self._since_log()
+            rates = {
+                "learning_rate": rate,
+                "patches_per_second": usage.patches_per_second,
+                "wait_share": usage.wait_share,
+            }
+            self.tracker.scalars("train", rates, self.progress.step)
+            bar.set_postfix_str(f"loss={means['total']:.3f}, {usage}", refresh=False)
+        if self.profile is not None:
+            self.profile.step()
         every = self.settings.checkpoint_every
         if every and self.progress.step % every == 0:
             self._save_state()
 
+    def _since_log(self) -> Usage:
+        """Return what training took since this was asked before."""
+        before, self.logged = self.logged, self.meter.read()
+        return self.logged - before
+
     def _mean_losses(self) -> dict[str, float]:
-        """Return the mean of each term since the last log entry; the one place that waits for the device."""
+        """Return the mean of each term since the last log entry; waits for the device."""
         try:
             return self.losses.means()
         except FloatingPointError as error:
@@ -195,6 +243,7 @@ class Trainer:
         self.progress.epoch += 1
         self.progress.batch = 0
         self._check_finite()
+        logger.info("%s: %s", self._title(), self.usage)
         is_due = (
             self.progress.epoch % self.settings.validate_every == 0 or self.progress.epoch == phase.epochs
         )
@@ -209,7 +258,7 @@ class Trainer:
             self._keep(network, {})
             return
         report = self.parts.validator.validate(network)
-        title = f"phase {self.progress.phase + 1} epoch {self.progress.epoch}"
+        title = self._title()
         self.tracker.epoch(title, report.scores, self.progress.step)
         facts = {**report.page.facts, "run": self.run.output, "step": str(self.progress.step)}
         page = replace(report.page, title=f"Validation, {title}", facts=facts)
@@ -217,6 +266,9 @@ class Trainer:
         if report.panel is not None:
             self.tracker.image("validation", report.panel, self.progress.step)
         self._keep(network, report.scores)
+
+    def _title(self) -> str:
+        return f"phase {self.progress.phase + 1} epoch {self.progress.epoch}"
 
     def _keep(self, network: Network, scores: Mapping[str, float]) -> None:
         """Save the network as the last, and as the best where its PQ is."""
@@ -257,7 +309,7 @@ class Trainer:
 
     def _make_loader(self, batch_size: int, num_batches: int, epochs: int) -> DataLoader[Batch]:
         before = self._epochs_before()
-        order = _batches(
+        order = draw_batches(
             self.parts.num_patches,
             batch_size,
             seed=self.run.seed,
@@ -329,20 +381,3 @@ class Trainer:
     def _stateful(self) -> dict[str, Any]:
         parts = {"network": self.network, "optimizer": self.optimizer, "scaler": self.scaler}
         return parts if self.average is None else {**parts, "average": self.average}
-
-
-def _batches(
-    num_patches: int,
-    batch_size: int,
-    *,
-    seed: int,
-    epochs: range,
-    num_batches: int,
-    start: int,
-    weights: np.ndarray | None = None,
-) -> Iterator[list[int]]:
-    """Yield the items of each batch of each epoch, beginning with batch `start` of the first."""
-    for epoch in epochs:
-        sampler = EpochSampler(num_patches, seed, epoch=epoch, start=start * batch_size, weights=weights)
-        yield from itertools.islice(BatchSampler(sampler, batch_size, drop_last=True), num_batches - start)
-        start = 0

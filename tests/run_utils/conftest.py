@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +30,15 @@ TYPES = [
     NucleusType("round", (255, 0, 0)),
     NucleusType("long", (0, 0, 255)),
 ]
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Let torch work on one thread: small maps take no longer so, and far less on a machine that is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,8 @@ from run_utils.training.run import train
 from run_utils.training.trainer import Trainer
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MakeRun = Callable[..., TrainingRun]
 
 
