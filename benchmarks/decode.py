@@ -1,10 +1,20 @@
-"""Print how long decoding takes, ours and one nucleus after another: ``python -m benchmarks.decode``."""
+"""Print how long decoding takes, ours and one nucleus after another: ``python -m benchmarks.decode``.
+
+Then how many regions a second one thread, two threads and two processes decode, in turns.
+"""
 
 from __future__ import annotations
 
 import argparse
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import cache, partial
+from multiprocessing import get_context
+from multiprocessing.shared_memory import SharedMemory
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,11 +24,17 @@ from benchmarks.plain import plain_label_map, plain_nuclei
 from benchmarks.timing import median_ms
 from models.hovernet.postprocess import NORMALISATIONS, decode
 from models.hovernet.targets import make_targets
+from models.nuclei import Nuclei
 
 MPP = 0.25
 NUCLEI_PER_MM2 = 5000  # a million on the 200 mm² of tissue of a large section
 RADIUS = 14.0  # px: 7 µm across
 RATE_SIZE = 2240  # px: a region with its halo
+NUM_REGIONS = 4
+WORKERS = 2
+
+Maps = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Probability of nucleus, HV maps, probability of each type: what `decode` takes."""
 
 
 def main() -> None:
@@ -28,6 +44,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=64, help="nuclei along each side")
     parser.add_argument("--repeats", type=int, default=3, help="runs that a median is of")
     arguments = parser.parse_args()
+    cv2.setNumThreads(1)  # as inference runs it
     probability, hv, types = touching_nuclei(arguments.size, arguments.rows)
 
     def plain() -> np.ndarray:
@@ -44,29 +61,101 @@ def main() -> None:
             raise SystemExit("the reference mode's nuclei differ from those found one after another")
         note = "the same nuclei" if normalisation == "reference" else f"{len(nuclei)} nuclei"
         print(f"decode, {normalisation:<18} {ours_ms:8.0f} ms  {note}, {plain_ms / ours_ms:.1f} times faster")
-    print_rate(arguments.repeats)
+    small = (np.rint(probability * 255).astype(np.uint8), hv.astype(np.float16))
+    small_ms, (_, nuclei) = median_ms(
+        partial(decode, *small, np.rint(types * 255).astype(np.uint8)), arguments.repeats
+    )
+    print(f"decode, small maps         {small_ms:8.0f} ms  {len(nuclei)} nuclei, window_free")
+    print_rates(arguments.repeats)
 
 
-def print_rate(repeats: int) -> None:
-    """Print the seconds that two threads take for a mm² as dense as a slide of a million nuclei on 200 mm²."""
-    cv2.setNumThreads(1)
+def print_rates(repeats: int) -> None:
+    """Print regions a second, and seconds a mm², as dense as a slide of a million nuclei on 200 mm²."""
     rows = round(RATE_SIZE * MPP / 1000 * NUCLEI_PER_MM2**0.5)
     maps = touching_nuclei(RATE_SIZE, rows, radius=RADIUS)
-    mm2 = 2 * (RATE_SIZE * MPP / 1000) ** 2
+    mm2 = (RATE_SIZE * MPP / 1000) ** 2
+    rates: dict[str, list[float]] = {}
+    with ExitStack() as stack:
+        ways: dict[str, Callable[[], list[int]]] = {
+            "1 thread": stack.enter_context(threads(maps, 1)),
+            f"{WORKERS} threads": stack.enter_context(threads(maps, WORKERS)),
+            f"{WORKERS} processes": stack.enter_context(processes(maps, WORKERS)),
+        }
+        counts = {way: run() for way, run in ways.items()}  # not timed: processes start, memory is touched
+        for _ in range(repeats):
+            for way, run in ways.items():
+                start = time.perf_counter()
+                run()
+                rates.setdefault(way, []).append(NUM_REGIONS / (time.perf_counter() - start))
+    if len({tuple(count) for count in counts.values()}) > 1:
+        raise SystemExit(f"threads and processes find other nuclei: {counts}")
+    print(f"regions of {RATE_SIZE}², {counts['1 thread'][0] / mm2:,.0f} nuclei/mm², at {MPP} µm/px:")
+    for way, measured in rates.items():
+        rate = statistics.median(measured)
+        print(f"  {way:<12} {rate:6.2f} regions/s  {1 / rate / mm2:.2f} s/mm²")
 
-    def run() -> list[int]:
-        with ThreadPoolExecutor(2) as threads:
-            return list(threads.map(lambda _: len(decode(*maps)[1]), range(2)))
 
-    both_ms, counts = median_ms(run, repeats)
-    print(
-        f"two threads, {sum(counts) / mm2:,.0f} nuclei/mm²: {both_ms / 1000 / mm2:.2f} s/mm² at {MPP} µm/px"
-    )
+@contextmanager
+def threads(maps: Maps, workers: int) -> Iterator[Callable[[], list[int]]]:
+    """Give what decodes regions side by side in threads, and returns how many nuclei each has."""
+    with ThreadPoolExecutor(workers) as pool:
+        yield lambda: list(pool.map(lambda _: len(decode(*maps)[1]), range(NUM_REGIONS)))
 
 
-def touching_nuclei(
-    size: int, rows: int, seed: int = 0, radius: float | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+@contextmanager
+def processes(maps: Maps, workers: int) -> Iterator[Callable[[], list[int]]]:
+    """Give the same in processes: maps and label maps lie in shared memory, the tables come back pickled."""
+    with ExitStack() as stack:
+        shared = tuple(stack.enter_context(sharing(map_)) for map_ in maps)
+        empty = np.zeros(maps[0].shape, np.int32)
+        label_maps = [stack.enter_context(sharing(empty)) for _ in range(NUM_REGIONS)]
+        pool = stack.enter_context(ProcessPoolExecutor(workers, get_context("spawn")))
+        yield lambda: [len(nuclei) for nuclei in pool.map(partial(decode_shared, shared), label_maps)]
+
+
+class Shared(NamedTuple):
+    """Where an array lies that processes share.
+
+    Attributes:
+        name: of the shared memory.
+        shape: of the array.
+        dtype: of the array, by name.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def view(self, memory: SharedMemory) -> np.ndarray:
+        """Return the array in the memory of that name."""
+        return np.ndarray(self.shape, self.dtype, memory.buf)
+
+
+@contextmanager
+def sharing(array: np.ndarray) -> Iterator[Shared]:
+    """Copy an array into shared memory, for as long as the context lasts."""
+    memory = SharedMemory(create=True, size=array.nbytes)
+    shared = Shared(memory.name, array.shape, array.dtype.name)
+    shared.view(memory)[...] = array
+    try:
+        yield shared
+    finally:
+        memory.close()
+        memory.unlink()
+
+
+open_shared = cache(SharedMemory)  # once in each process
+
+
+def decode_shared(maps: tuple[Shared, ...], label_map: Shared) -> Nuclei:
+    """Decode maps in shared memory, in a process of a pool; write the label map beside them."""
+    cv2.setNumThreads(1)
+    probability, hv, types, labels = (part.view(open_shared(part.name)) for part in (*maps, label_map))
+    labels[...], nuclei = decode(probability, hv, types)
+    return nuclei
+
+
+def touching_nuclei(size: int, rows: int, seed: int = 0, radius: float | None = None) -> Maps:
     """Return the maps of ``rows`` x ``rows`` ellipses, HV a little noisy.
 
     All of them touch; or, of a ``radius`` in pixels, pairs do.

@@ -231,7 +231,7 @@ def _checked(
             raise ValueError(
                 f"{name} holds {num_broken} NaN or infinite values; check the network's weights and precision"
             )
-    return nuclei, hv, type_probability if is_small else types
+    return nuclei, hv, np.asarray(type_probability) if is_small else types
 
 
 def _large_components(is_inside: np.ndarray, min_size: int) -> tuple[np.ndarray, int]:
