@@ -20,6 +20,7 @@ SETTINGS = {
     "tune": schema.TuneSettings,
     "normalize": schema.NormalizeSettings,
     "convert": schema.ConvertSettings,
+    "export": schema.ExportSettings,
 }
 WIDTH = 112
 INDENT = 34

@@ -1,0 +1,190 @@
+"""One network to a file that other programs run, checked with the program itself: what export_model.py runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from config.export import ExportSettings
+from dataloader.slides import open_slide
+from models.hovernet.checkpoint import Network, load_checkpoint
+from models.hovernet.fused import fuse
+from models.hovernet.probabilities import ProbabilityNetwork
+from models.hovernet.weight_files import digest_weights
+from run_utils.devices import usable_cpus
+from run_utils.inference.engines.graph import exporting, output_names, trace, write_onnx
+from run_utils.inference.engines.process import EngineProcess, check_installed, environment, python_module
+
+FACTS = "hovernet"  # the facts' name in each format
+SAMPLE = Path(__file__).parents[1] / "samples" / "CMU-1-Small-Region.svs"
+CHECKED = ((2, 96, 96), (1, 160, 224))  # windows, and (h, w) of their maps in pixels, or a little more
+TOLERANCE = 1e-4  # of probabilities and HV maps
+FAILURE = 1  # exit status
+
+Write = Callable[[torch.jit.ScriptModule, Network, str, Path], None]
+Run = Callable[[np.ndarray, Sequence[Sequence[int]]], Sequence[np.ndarray]]
+
+
+class Format(NamedTuple):
+    """A format to write.
+
+    Attributes:
+        name: for the summary.
+        write: writes a trace of a network and its facts.
+        engine: runs it for the check; None for torch itself.
+        suffixes: of its files, the one to be written last.
+    """
+
+    name: str
+    write: Write
+    engine: str | None
+    suffixes: tuple[str, ...]
+
+
+def export(settings: ExportSettings) -> int:
+    """Write a network, run what was written, and print by how much its maps differ from torch's.
+
+    Returns:
+        the exit status: 0, or 1 where they differ by more than TOLERANCE; then nothing is written.
+
+    Raises:
+        FileNotFoundError: where there is no such checkpoint.
+        ValueError: where the output exists, or needs what is not installed.
+    """
+    output = Path(settings.output)
+    chosen = FORMATS[output.suffix]
+    files = [output.with_suffix(suffix) for suffix in chosen.suffixes]
+    existing = [path for path in files if path.exists()]
+    if existing and not settings.overwrite:
+        raise ValueError(f"output={existing[0]} exists; give another name, or overwrite=true to replace it")
+    if chosen.engine is not None:
+        check_installed(chosen.engine, f"output={output}")
+    network = load_checkpoint(settings.checkpoint)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(".tmp", f".{output.name}.", output.parent) as folder:
+        written = [Path(folder) / path.name for path in files]
+        chosen.write(trace(fuse(network)), network, describe_network(network), written[-1])
+        differences = _compare(network, written[-1], chosen.engine)
+        is_same = all(difference <= TOLERANCE for difference in differences.values())
+        for temporary, path in zip(written, files, strict=True):
+            if is_same:
+                temporary.replace(path)
+    sys.stdout.write("\n".join(_summarise(network, chosen, differences, files if is_same else [])) + "\n")
+    return 0 if is_same else FAILURE
+
+
+def describe_network(network: Network) -> str:
+    """Return what goes with an exported network, as JSON: types, µm/px, geometry, arguments, notes and digest."""
+    facts = network.facts
+    types = None if facts.types is None else [[name, list(colour)] for name, colour in facts.types]
+    content = {
+        "network": type(network).__name__,
+        "arguments": network.arguments,
+        "geometry": dataclasses.asdict(network.geometry),
+        "num_types": network.num_types,
+        "types": types,
+        "mpp": facts.mpp,
+        "notes": facts.notes,
+        "digest": facts.digest or digest_weights(network.state_dict()),
+    }
+    return json.dumps(content, default=str)
+
+
+def _write_torchscript(traced: torch.jit.ScriptModule, network: Network, facts: str, path: Path) -> None:
+    with exporting():
+        torch.jit.save(traced, str(path), _extra_files={FACTS: facts.encode()})
+
+
+def _write_onnx(traced: torch.jit.ScriptModule, network: Network, facts: str, path: Path) -> None:
+    import onnx
+
+    write_onnx(traced, network, path)
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {FACTS: facts})
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def _write_openvino(traced: torch.jit.ScriptModule, network: Network, facts: str, path: Path) -> None:
+    plain = path.with_suffix(".onnx")
+    write_onnx(traced, network, plain)
+    result = subprocess.run(
+        [*python_module("openvino_engine"), str(plain), str(path)],
+        input=facts, env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if result.returncode:
+        raise RuntimeError(f"openvino could not convert the network: {result.stderr.strip()[-400:]}")
+
+
+FORMATS = {
+    ".onnx": Format("ONNX", _write_onnx, "onnxruntime", (".onnx",)),
+    ".xml": Format("OpenVINO", _write_openvino, "openvino", (".bin", ".xml")),
+    ".ts": Format("TorchScript", _write_torchscript, None, (".ts",)),
+}
+
+
+def _compare(network: Network, path: Path, engine: str | None) -> dict[str, float]:
+    """Return the largest difference of each map between a written file and the network, on real tissue."""
+    if engine is None:
+        with exporting():
+            loaded = torch.jit.load(path)
+        return _differences(
+            network, lambda tiles, shapes: [m.numpy() for m in loaded(torch.as_tensor(tiles))]
+        )
+    process = EngineProcess(engine, path, num_threads=usable_cpus())
+    try:
+        return _differences(network, process.run)
+    finally:
+        process.close()
+
+
+def _differences(network: Network, run: Run) -> dict[str, float]:
+    whole = ProbabilityNetwork(network).eval()
+    largest: dict[str, float] = {}
+    for tiles in _sample_tiles(network):
+        with torch.inference_mode():
+            expected = [maps.numpy() for maps in whole(torch.as_tensor(tiles))]
+        found = run(tiles, [maps.shape for maps in expected])
+        for name, one, other in zip(output_names(network), found, expected, strict=True):
+            largest[name] = float(np.maximum(np.abs(one - other).max(), largest.get(name, 0)))  # nan stays
+    return largest
+
+
+def _sample_tiles(network: Network) -> list[np.ndarray]:
+    """Return batches of windows of the sample slide, each of another size."""
+    size_for = network.geometry.input_size_for
+    tiles = []
+    with open_slide(SAMPLE) as slide:
+        top, left = (side // 2 for side in slide.shape_level0)  # tissue from there on
+        for count, *sides in CHECKED:
+            height, width = (size_for(side) for side in sides)
+            rows = [top + index * height for index in range(count)]
+            boxes = [(row, left, row + height, left + width) for row in rows]
+            tiles.append(np.stack([slide.read(box) for box in boxes]))
+    return tiles
+
+
+def _summarise(
+    network: Network, chosen: Format, differences: dict[str, float], files: Sequence[Path]
+) -> list[str]:
+    geometry = network.geometry
+    listed = ", ".join(f"{name} {difference:.1e}" for name, difference in differences.items())
+    rows = {
+        "network": geometry.name,
+        "format": chosen.name,
+        "sizes": f"H and W from {geometry.smallest} px, {geometry.remainder} when divided by {geometry.multiple}; "
+        f"maps are {geometry.margin} px smaller",
+        "differs": f"from torch by at most {listed}; {TOLERANCE:.0e} is allowed",
+        "written": ", ".join(str(path) for path in files)
+        or "nothing, since it differs too much; whatever was there is as it was",
+    }
+    return [f"{name:<8} {value}" for name, value in rows.items()]
