@@ -1,0 +1,74 @@
+"""Print what a megapixel costs in images of 1 to 64 Mpx, and the memory they take: ``python -m benchmarks.scaling``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import psutil
+from tabulate import tabulate
+
+from benchmarks.figures import Figure, state
+from benchmarks.pyramid import write_pyramid
+from benchmarks.resident import resident_of_family
+from benchmarks.slide import MPP, PAUSE_S, ROOT, SAMPLE
+from dataloader.slides import open_slide
+
+SIDES = {1: 1024, 4: 2048, 16: 4096, 64: 8192}  # px by Mpx
+MEGA = 2**20
+OUTPUTS = "json,geojson,parquet"
+ASKED_SPREAD = 0.15
+
+
+def main() -> None:
+    """Run `run_infer.py` on each size, a small image first to start the engine; the sample's tissue fills them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIDES), help="Mpx")
+    parser.add_argument("--predictor", default="auto")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, open_slide(SAMPLE) as slide:
+        tissue = slide.read((512, 0, 512 + 1024, 1024), None)
+        rows = [_measure(size, tissue, Path(folder), arguments.predictor) for size in arguments.sizes]
+    print(tabulate(rows, ["Mpx", "nuclei", "s", "s/Mpx", "peak GiB"], floatfmt=".3f"))
+    costs, peaks = [row[3] for row in rows], [row[4] for row in rows]
+    for size, *_, cost, peak in rows:
+        state(Figure(f"{size} Mpx, lite", cost, "s/Mpx"))
+        state(Figure(f"{size} Mpx, lite, peak memory", peak, "GiB"))
+    spread = max(costs) / min(costs) - 1
+    state(Figure("dearest megapixel above the cheapest", 100 * spread, "%", asked=f"{ASKED_SPREAD:.0%}"))
+    state(Figure("memory, largest image over the smallest", peaks[-1] / peaks[0], "times", asked="flat"))
+
+
+def _measure(
+    size: int, tissue: np.ndarray, folder: Path, predictor: str
+) -> tuple[int, int, float, float, float]:
+    images = folder / f"{size}"
+    images.mkdir()
+    for name, side in (("a_first", SIDES[1]), ("b_measured", SIDES[size])):
+        write_pyramid(images / f"{name}.tif", tissue, side, mpp=MPP, downsamples=(1,))
+    output = folder / f"{size}-out"
+    command = [sys.executable, "run_infer.py", f"input={images}", f"output={output}", "tissue=false"]
+    command += [f"outputs=[{OUTPUTS}]", f"predictor={predictor}"]
+    process = psutil.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    peak = 0
+    while True:
+        peak = max(peak, resident_of_family(process))
+        try:
+            process.wait(PAUSE_S)
+            break
+        except psutil.TimeoutExpired:
+            continue
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+    status = json.loads((output / "run.json").read_text())["slides"]["b_measured"]
+    seconds = status["seconds"]
+    return size, status["num_nuclei"], seconds, seconds / (SIDES[size] ** 2 / MEGA), peak / 2**30
+
+
+if __name__ == "__main__":
+    main()
