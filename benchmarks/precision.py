@@ -1,7 +1,7 @@
 """Print what faster arithmetic costs in PQ on CoNSeP's validation images: ``python -m benchmarks.precision``.
 
-The same weights predict the same images as trained, in fp32; fused; in bf16; with small maps; and by each engine that is
-installed. Cut the patches with ``extract_patches.py`` first.
+The same weights predict the same images as trained, in fp32; fused; in bf16; with small maps; and by each engine that
+is installed. Cut the patches with ``extract_patches.py`` first.
 """
 
 from __future__ import annotations
