@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import queue
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,9 @@ from run_utils.inference.predictors import Maps, ProbabilityMaps, Tiles
 logger = logging.getLogger(__name__)
 
 Run = Callable[[Tensor], tuple[Tensor, ...]]
+Span = tuple[str, torch.cuda.Event, torch.cuda.Event]
 COPY, NETWORK = "copy", "network"  # stages of a run
+Graph = tuple[torch.cuda.CUDAGraph, Tensor, tuple[Tensor, ...]]
 GRAPH_WARM_UP = 3  # runs before a graph is captured, in which libraries choose their kernels
 
 
@@ -62,7 +65,7 @@ class TorchPredictor:
         self.monitor = monitor or Monitor()
         whole = ProbabilityNetwork(self.network, is_small=is_small)
         self._run: Run = whole if wrap is None else wrap(whole)
-        self._local = threading.local()
+        self._streams: queue.LifoQueue[torch.cuda.Stream] = queue.LifoQueue()
 
     def predict(self, tiles: Tiles) -> ProbabilityMaps:
         """Return the maps of (N, H, W, 3) uint8 RGB tiles, each side less by the geometry's margin.
@@ -106,24 +109,25 @@ class TorchPredictor:
                 return _named([maps.numpy() for maps in self._run(torch.as_tensor(tiles))])
 
     def _predict_on_gpu(self, tiles: Tiles) -> Sequence[Maps]:
-        """Work on a stream of this thread's own, so that one thread's copies go on beside another's network."""
-        stream = self._stream()
+        """Work on a stream that no other thread is using, so that one's copies go on beside the other's network."""
         given = torch.cuda.current_stream(self.device)
-        stream.wait_stream(given)  # of tiles that are on the device already
-        with torch.cuda.stream(stream):
-            with self._timed(COPY):
+        spans: list[Span] = []
+        with self._free_stream() as stream, torch.cuda.stream(stream):
+            stream.wait_stream(given)  # of tiles that are on the device already
+            with _timed(COPY, spans):
                 images = self._upload(tiles)
-            with self._timed(NETWORK):
+            with _timed(NETWORK, spans):
                 maps = self._run(images)
             if self.stays:
                 kept = [part.clone() if self._is_reused else part for part in maps]
                 for part in kept:
                     part.record_stream(given)
             else:
-                with self._timed(COPY):
+                with _timed(COPY, spans):
                     kept = [_download(part) for part in maps]
             stream.synchronize()
-        self._add_times()
+        for name, begun, ended in spans:
+            self.monitor.add(name, begun.elapsed_time(ended) / 1000)
         return kept if self.stays else [part.numpy() for part in kept]
 
     @property
@@ -136,27 +140,27 @@ class TorchPredictor:
             return tiles.to(self.device, non_blocking=True)
         return torch.from_numpy(np.ascontiguousarray(tiles)).pin_memory().to(self.device, non_blocking=True)
 
-    def _stream(self) -> torch.cuda.Stream:
-        if not hasattr(self._local, "stream"):
-            self._local.stream = torch.cuda.Stream(self.device)
-            self._local.spans = []
-        stream: torch.cuda.Stream = self._local.stream
-        return stream
-
     @contextmanager
-    def _timed(self, name: str) -> Iterator[None]:
-        """Measure the block on the GPU's own time line."""
-        begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        with record_function(name):
-            begun.record()
-            yield
-            ended.record()
-        self._local.spans.append((name, begun, ended))
+    def _free_stream(self) -> Iterator[torch.cuda.Stream]:
+        try:
+            stream = self._streams.get_nowait()
+        except queue.Empty:
+            stream = torch.cuda.Stream(self.device)
+        try:
+            yield stream
+        finally:
+            self._streams.put(stream)
 
-    def _add_times(self) -> None:
-        for name, begun, ended in self._local.spans:
-            self.monitor.add(name, begun.elapsed_time(ended) / 1000)
-        self._local.spans.clear()
+
+@contextmanager
+def _timed(name: str, spans: list[Span]) -> Iterator[None]:
+    """Measure the block on the GPU's own time line."""
+    begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    with record_function(name):
+        begun.record()
+        yield
+        ended.record()
+    spans.append((name, begun, ended))
 
 
 def _download(maps: Tensor) -> Tensor:
@@ -183,7 +187,7 @@ def _concatenate(parts: Sequence[Maps]) -> Maps:
 class CudaGraphs:
     """Replays a network's kernels as one graph for each size of batch and window, captured when it is first met.
 
-    What a replay gives lies where the next replay of this thread will write. Threads have graphs of their own.
+    What a replay gives lies where the next one on the same stream will write. Streams have graphs of their own.
 
     Args:
         network: maps a tensor to a tuple of tensors, on a GPU.
@@ -191,31 +195,26 @@ class CudaGraphs:
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
-        self._local = threading.local()
+        self._graphs: dict[tuple[int, ...], Graph] = {}
+        self._capturing = threading.Lock()
 
     def __call__(self, tiles: Tensor) -> tuple[Tensor, ...]:
         """Return the network's maps of tiles on the GPU, on the current stream."""
-        if not hasattr(self._local, "graphs"):
-            self._local.graphs = {}
-        graphs = self._local.graphs
-        shape = tuple(tiles.shape)
-        if shape not in graphs:
-            graphs[shape] = self._capture(tiles)
-        graph, given, maps = graphs[shape]
+        key = (torch.cuda.current_stream(tiles.device).cuda_stream, *tiles.shape)
+        if key not in self._graphs:
+            with self._capturing:
+                self._graphs[key] = self._capture(tiles)
+        graph, given, maps = self._graphs[key]
         given.copy_(tiles)
         graph.replay()
-        result: tuple[Tensor, ...] = maps
-        return result
+        return maps
 
-    def _capture(self, tiles: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, tuple[Tensor, ...]]:
+    def _capture(self, tiles: Tensor) -> Graph:
         given = tiles.clone()
         for _ in range(GRAPH_WARM_UP):
             self.network(given)
+        torch.cuda.current_stream(tiles.device).synchronize()
         graph = torch.cuda.CUDAGraph()
-        with CAPTURING, torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             maps = self.network(given)
         return graph, given, maps
-
-
-CAPTURING = threading.Lock()
-"""One capture at a time."""
