@@ -25,6 +25,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from benchmarks import plain_loader
+from benchmarks.figures import Figure, state
 from benchmarks.patches import DATA, time_ms, write_npy
 from dataloader.annotations import open_annotations
 from dataloader.augment import Geometry, GeometrySettings
@@ -96,6 +97,16 @@ def compare_rates(store: PatchStore, paths: list[Path], arguments: argparse.Name
             f"{name}: {medians[name]:.0f} patches/s ({min(rates):.0f} to {max(rates):.0f}), ratio {ratio:.1f}; "
             f"{costs[name]:.1f} ms of CPU a patch, ratio {cost_ratio:.1f}"
         )
+    state_rates(medians, costs, arguments.workers)
+
+
+def state_rates(rates: dict[str, float], costs: dict[str, float], workers: int) -> None:
+    """State patches a second and CPU time a patch beside the published loader's."""
+    way = "everything on the workers, .npy patches"
+    for name, part in {"ours": "disk to targets", "ours, workers alone": "disk to batches"}.items():
+        what, asked = f"{part}, {workers} workers", "at least 10 times" if name == "ours" else ""
+        state(Figure(what, rates[name], "patches/s", rates["published"], way, is_rate=True, asked=asked))
+        state(Figure(f"{what}, CPU time", costs[name], "ms a patch", costs["published"], way))
 
 
 def cpu_seconds() -> float:

@@ -20,6 +20,7 @@ import albumentations as A
 import cv2
 import numpy as np
 
+from benchmarks.figures import Figure, state
 from benchmarks.timing import median_ms
 from dataloader.annotations import open_annotations
 from dataloader.augment import Geometry, GeometrySettings, crop_centre
@@ -71,10 +72,8 @@ def compare_sizes(store: PatchStore, npy_paths: list[Path]) -> None:
     assert all(path.stat().st_size == formula + header for path in npy_paths)
     published = len(store) * (formula + header)
     num_files = sum(file.is_file() for file in store.path.rglob("*"))
-    print(
-        f"size: store {ours / 1e6:.1f} MB in {num_files} files, .npy {published / 1e6:.1f} MB in {len(store)}"
-    )
-    print(f"size ratio: {published / ours:.1f}")
+    what, way = f"{len(store)} patches in {num_files} files", "int32 .npy, a file a patch"
+    state(Figure(what, ours / 1e6, "MB", published / 1e6, way, asked="at least 8 times"))
 
 
 def compare_reads(store: PatchStore, npy_paths: list[Path], num_reads: int) -> None:
@@ -82,7 +81,8 @@ def compare_reads(store: PatchStore, npy_paths: list[Path], num_reads: int) -> N
     draws = np.random.default_rng(0).integers(0, len(store) * len(npy_paths), num_reads).tolist()
     ours = time_ms(lambda draw: store.read(draw % len(store)), draws)
     published = time_ms(lambda draw: np.load(npy_paths[draw % len(npy_paths)]), draws)
-    print(f"random patch: store {ours:.2f} ms, .npy {published:.2f} ms")
+    way = ".npy, not compressed, out of the page cache"
+    state(Figure("reading a random patch, all its maps", ours, "ms", published, way, asked="at most 10 ms"))
 
 
 def compare_warps(patch: Patch, num_warps: int) -> None:
@@ -108,9 +108,10 @@ def compare_warps(patch: Patch, num_warps: int) -> None:
     for crop in ("centre", "random"):
         geometry = Geometry(INPUT_SIZE, GeometrySettings(crop=crop))
         ours = time_ms(partial(geometry, *patch), seeds)
-        print(f"warp to {INPUT_SIZE}, crop={crop}: {ours:.2f} ms; all of it, then cropped {published:.2f} ms")
+        way = "all of it, then cropped"
+        state(Figure(f"warp of a patch to {INPUT_SIZE} px, crop={crop}", ours, "ms", published, way))
     validation = time_ms(lambda _: [crop_centre(part, INPUT_SIZE).copy() for part in patch[:2]], seeds)
-    print(f"validation's centre crop: {validation:.2f} ms")
+    state(Figure("validation's centre crop", validation, "ms"))
 
 
 def time_ms(call: Callable[[int], object], values: list[int]) -> float:

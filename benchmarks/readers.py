@@ -29,6 +29,7 @@ import numpy as np
 from PIL import Image
 from tabulate import tabulate
 
+from benchmarks.figures import Figure, state
 from benchmarks.pyramid import write_pyramid
 from dataloader.slides import open_slide
 
@@ -37,6 +38,7 @@ PLAIN = "plain OpenSlide"
 MPP = 0.499  # µm/px of the sample
 OTHER_MPP = {"20x read as 40x": 0.25, "20x read as 10x": 1.0, "20x read at 0.6 µm/px": 0.6}
 TILE, MARGIN, MIN_OCCUPANCY = 224, 64, 0.05
+THREADS = {1: "1 thread", 2: "2 threads"}
 MASK_LEVEL = 220  # mean of red, green and blue below which the sample shows tissue
 BLOCKS = 4
 
@@ -116,12 +118,19 @@ def compare_regions(path: Path, names: list[str], num_regions: int) -> str:
     for side in (256, 1024):
         for order, boxes in (("random", random_boxes(path, side, num_regions)), ("row by row", None)):
             boxes = boxes or boxes_in_rows(path, side, num_regions)
-            for num_threads in (1, 2):
+            for num_threads, threads in THREADS.items():
                 seconds = time_readers(path, names, boxes, num_threads)
                 rates = {name: len(boxes) / seconds[name] for name in names}
+                what = f"{side}² regions of a JPEG pyramid, {order}, {threads}"
+                state_rate(what, rates["tiff"], rates[PLAIN])
                 cells = [f"{rate:,.0f} ({rate / rates[PLAIN]:.1f})" for rate in rates.values()]
                 rows.append([f"{side}²", order, num_threads, *cells])
     return tabulate(rows, ["regions a second", "order", "threads", *names], disable_numparse=True)
+
+
+def state_rate(what: str, ours: float, plain: float) -> None:
+    """State how many regions a second our TIFF reader and plain OpenSlide give."""
+    state(Figure(what, ours, "a second", plain, PLAIN, is_rate=True, asked="at least 2 times"))
 
 
 def random_boxes(path: Path, side: int, count: int) -> list[Box]:
@@ -164,6 +173,9 @@ def compare_tiling(slide_path: Path, mask_path: Path, names: list[str], folder: 
     """Return a table of the seconds that each step of the tiling job takes, the slide's mask included."""
     columns = {name: tile_slide(name, slide_path, mask_path, folder) for name in names}
     steps = list(columns[PLAIN])
+    what = f"opening, tiling and saving {columns['tiff'][steps[-1]]:.0f} tiles of {TILE}²"
+    ours, plain = (columns[name]["all of it"] for name in ("tiff", PLAIN))
+    state(Figure(what, ours, "s", plain, PLAIN))
     rows = [[step, *(f"{columns[name][step]:.3f}" for name in names)] for step in steps[:-1]]
     rows.append([steps[-1], *(f"{columns[name][steps[-1]]:.0f}" for name in names)])
     return tabulate(rows, ["seconds to", *names], disable_numparse=True)
@@ -225,14 +237,16 @@ def compare_resolutions(path: Path, count: int) -> str:
             corners = np.random.default_rng(0).integers(0, (height - 1024, width - 1024), (count, 2)).tolist()
             boxes = [(y, x, y + 1024, x + 1024) for y, x in corners]
             cells = []
-            for num_threads in (1, 2):
+            for num_threads, threads in THREADS.items():
                 with ThreadPoolExecutor(num_threads) as pool:
                     begin = time.perf_counter()
                     for _ in pool.map(lambda box, mpp=mpp: slide.read(box, mpp) is None, boxes):
                         pass
-                    cells.append(f"{1000 * (time.perf_counter() - begin) / count:.1f}")
+                    milliseconds = 1000 * (time.perf_counter() - begin) / count
+                    cells.append(f"{milliseconds:.1f}")
+                    state(Figure(f"a 1024² region, {name}, {threads}", milliseconds, "ms"))
             rows.append([name, *cells])
-    return tabulate(rows, ["ms a 1024² region", "1 thread", "2 threads"], disable_numparse=True)
+    return tabulate(rows, ["ms a 1024² region", *THREADS.values()], disable_numparse=True)
 
 
 if __name__ == "__main__":

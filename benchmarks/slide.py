@@ -11,12 +11,15 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 from tabulate import tabulate
 
+from benchmarks.figures import Figure, state
 from benchmarks.pyramid import TILE, spread, write_pyramid
+from benchmarks.resident import resident_of_family
 from dataloader.slides import open_slide
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,6 +65,7 @@ def main() -> None:
             rows.append(_row(name, path, output, watched))
             print(watched.stages, flush=True)
             print(tabulate(rows, HEADINGS, floatfmt=".2f"), flush=True)
+            _state(rows[-1])
             if watched.peak_gib >= LIMIT_GIB:
                 raise SystemExit(f"{name} took {watched.peak_gib:.2f} GiB, more than {LIMIT_GIB}")
             largest_output = max(path.stat().st_size for path in output.rglob("*") if path.is_file()) / 1e6
@@ -69,6 +73,13 @@ def main() -> None:
                 raise SystemExit(
                     f"{name} wrote a file of {watched.largest_mb:.1f} MB, larger than any output"
                 )
+
+
+def _state(row: tuple[Any, ...]) -> None:
+    facts = dict(zip(HEADINGS, row, strict=True))
+    what = f"{facts['slide']}, {facts['level-0 px']}px, {facts['tissue mm²']:.2f} mm² of tissue"
+    state(Figure(f"{what}, start-up included", facts["s/mm²"], "s/mm²"))
+    state(Figure(f"{what}, peak memory", facts["peak GiB"], "GiB", asked=f"at most {LIMIT_GIB:g} GiB"))
 
 
 HEADINGS = (
@@ -107,7 +118,7 @@ def watch(slide: Path, output: Path) -> Watched:
     process = psutil.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     peak, largest = 0, 0
     while process.poll() is None:
-        peak = max(peak, sum(map(_resident, _family(process))))
+        peak = max(peak, resident_of_family(process))
         largest = max(largest, _largest_file(output))
         time.sleep(PAUSE_S)
     printed = process.stdout.read()
@@ -117,20 +128,6 @@ def watch(slide: Path, output: Path) -> Watched:
     return Watched(
         time.perf_counter() - start, peak / 2**30, largest / 1e6, stages.group() if stages else printed
     )
-
-
-def _family(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return [process, *process.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def _resident(process: psutil.Process) -> int:
-    try:
-        return int(process.memory_info().rss)
-    except psutil.NoSuchProcess:
-        return 0
 
 
 def _largest_file(folder: Path) -> int:
@@ -143,7 +140,7 @@ def _largest_file(folder: Path) -> int:
     return max(sizes)
 
 
-def _row(name: str, slide: Path, output: Path, watched: Watched) -> tuple[object, ...]:
+def _row(name: str, slide: Path, output: Path, watched: Watched) -> tuple[Any, ...]:
     (status,) = json.loads((output / "run.json").read_text())["slides"].values()
     outputs = [path.stat().st_size for path in output.rglob("*") if path.is_file()]
     return (

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
+from benchmarks.figures import Figure, state
 from config.schema import (
     AugmentationSettings,
     DataSettings,
@@ -75,6 +76,17 @@ def main() -> None:
             rows.append([name, shift, *(scores[key] for key in SCORES)])
             logging.info("%s, %s: %s", name, shift, scores)
     print(tabulate(rows, ["trained with", "Test images", *SCORES], tablefmt="github", floatfmt=".3f"))
+    state_scores(rows)
+
+
+def state_scores(rows: Sequence[Sequence[Any]]) -> None:
+    """State the PQ of each training and shift beside that of the training with neither."""
+    column = 2 + SCORES.index("PQ")
+    plain = {row[1]: row[column] for row in rows if row[0] == "neither"}
+    for name, shift, *scores in rows:
+        if name != "neither":
+            what, pq = f"PQ, trained with {name}, Test images: {shift}", scores[column - 2]
+            state(Figure(what, pq, "PQ", plain.get(shift), "neither", is_rate=True))
 
 
 def describe_run(arguments: argparse.Namespace, name: str, stain: StainSettings) -> TrainingRun:

@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from benchmarks.figures import Figure, state
 from benchmarks.synthetic_slide import DrawnSlide
 from benchmarks.timing import median_ms
 from run_utils.outputs import store
@@ -61,6 +62,8 @@ def time_store(drawn: DrawnSlide, path: Path) -> None:
     number = len(nuclei)
     print(f"write   {1e6 * seconds / number:6.1f} µs a nucleus, {path.stat().st_size / number:.0f} bytes")
     print(f"open    {opened:6.2f} s for {number} nuclei")
+    state(Figure(f"writing a store of {number:,} nuclei", 1e6 * seconds / number, "µs a nucleus"))
+    state(Figure(f"opening a store of {number:,} nuclei", opened, "s"))
     cell = min(side // CELL for side in nuclei.shape_level0) // 4
     for name, ask in (
         ("contours", lambda: nuclei.contours(cell, cell)),
@@ -124,6 +127,9 @@ def _time_drag(page: Any, screenshots: Path | None) -> None:
     median, most, longest = statistics.median(frames), frames[int(0.95 * len(frames))], frames[-1]
     in_view = f"{mode:<9}{zoom:>6} {page.inner_text('#view-total'):>8} in view"
     print(f"{in_view}: frames of {median:.1f} ms (median), {most:.1f} (95 %), {longest:.1f} (longest)")
+    state(
+        Figure(f"dragging, {mode} at {zoom}, {page.inner_text('#view-total')} in view", median, "ms a frame")
+    )
     if screenshots is not None:
         screenshots.mkdir(parents=True, exist_ok=True)
         page.wait_for_timeout(2500)
