@@ -62,9 +62,8 @@ def output_names(network: Network) -> tuple[str, ...]:
 def exporting() -> Iterator[None]:
     """Keep torch quiet about tracing, which it would rather have replaced: TorchScript is nothing but a trace."""
     with warnings.catch_warnings():
-        for category in (torch.jit.TracerWarning, FutureWarning, DeprecationWarning):
+        for category in (torch.jit.TracerWarning, FutureWarning, DeprecationWarning, UserWarning):
             warnings.simplefilter("ignore", category)
-        warnings.filterwarnings("ignore", "no signature found", UserWarning)
         yield
 
 
