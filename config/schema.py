@@ -214,8 +214,8 @@ class TrainSettings:
         channels_last: memory layout of images and weights.
         compile: run the network through torch.compile, which takes minutes to begin with; for GPUs, on a CPU it does
             not pay. Needs a C++ compiler.
-        checkpoint_gradients: keep less of each block for its gradients and compute it again: less memory, a quarter to
-            a third more time, the same gradients.
+        checkpoint_gradients: keep less of each block for its gradients and compute it again: less memory, about a fifth
+            more time, the same gradients.
         clip_norm: largest norm of all gradients together; 0 does not clip.
         accumulate: batches whose gradients are added up before a step.
         ema_decay: decay of the moving average of weights that is validated and saved as best; 0 for none.

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 Moment = float | torch.cuda.Event
 REST = "the rest"  # of the time, in no stage
-SILENT = "5"  # level of Kineto's log at which it says nothing
+SILENT = "6"  # level of Kineto's log at which it says nothing
 
 
 class StageClock:

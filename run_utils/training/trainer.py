@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from config.schema import PhaseSettings, TrainingRun
 from models.hovernet.checkpoint import Network, save_checkpoint
@@ -141,7 +142,7 @@ class Trainer:
         done = self.progress.epoch * batches_per_epoch + self.progress.batch
         name = f"phase {self.progress.phase + 1}/{len(self.settings.phases)}"
         bar = tqdm(total=total, initial=done, desc=name, unit="step", mininterval=2, dynamic_ncols=True)
-        with bar:
+        with bar, logging_redirect_tqdm():
             while self.progress.epoch < phase.epochs and not self._is_stalled():
                 self._run_epoch(phase, loader, batches_per_epoch, bar)
         if self._is_stalled():

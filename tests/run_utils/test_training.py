@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import subprocess
 import sys
 import time
@@ -138,15 +139,18 @@ def test_a_killed_and_resumed_run_ends_with_the_weights_of_an_unbroken_one(
     tiny_patches: Path, tmp_path: Path
 ) -> None:
     command = [sys.executable, str(ROOT / "run_train.py"), *ARGUMENTS, f"data.patches={tiny_patches}"]
-    subprocess.run([*command, f"output={tmp_path / 'unbroken'}"], check=True, capture_output=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    unbroken = [*command, f"output={tmp_path / 'unbroken'}"]
+    subprocess.run(unbroken, check=True, capture_output=True, env=environment)
     broken = tmp_path / "broken"
-    process = subprocess.Popen([*command, f"output={broken}"], stderr=subprocess.DEVNULL)
+    command.append(f"output={broken}")
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
     while not _has_reached(broken / STATE_NAME, step=5):
         assert process.poll() is None, "ended before it could be killed"
         time.sleep(0.05)
     process.kill()
     assert process.wait() == -9
-    result = subprocess.run([*command, f"output={broken}"], check=True, capture_output=True, text=True)
+    result = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     assert "resumed after step" in result.stderr
     states = [torch.load(path / STATE_NAME, weights_only=True) for path in (tmp_path / "unbroken", broken)]
     assert states[0]["progress"] == states[1]["progress"]
