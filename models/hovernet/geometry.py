@@ -9,7 +9,7 @@ DENSE_UNITS = {"u3": 8, "u2": 4}  # valid k x k convolutions in each dense block
 STEM_KERNEL = 7
 KERNELS = {"original": 5, "fast": 3}  # decoder kernel of the two published modes
 PUBLISHED_INPUT = {"original": 270, "fast": 256}
-FEATURE_BYTES = 2600  # a window pixel: four to five times 256 channels at full resolution in bf16
+FEATURE_BYTES = 3000  # a window pixel: four to five times 256 channels at full resolution in bf16
 STEM_LOSS = {"original": STEM_KERNEL - 1, "fast": 0}  # `original` convolves the stem without padding
 
 

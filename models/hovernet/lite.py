@@ -29,7 +29,7 @@ HEAD_CHANNELS = 32
 USUAL_INPUT = 256  # px
 LAST_LAYER_STD = 0.01  # of fresh weights: maps start near zero, where the losses are of order 1
 OUTPUT_STRIDE = 2  # the heads' resolution
-FEATURE_BYTES = 700  # a window pixel, at inference in bf16
+FEATURE_BYTES = 400  # a window pixel, at inference in bf16
 
 
 class EncoderStage(NamedTuple):

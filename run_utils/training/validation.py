@@ -23,7 +23,7 @@ from run_utils.image_nuclei import ImageNuclei
 from run_utils.inference.maps import predict_region
 from run_utils.inference.pipeline import infer_image
 from run_utils.inference.plan import Plan
-from run_utils.inference.predictors import TorchPredictor
+from run_utils.inference.torch_predictor import TorchPredictor
 from run_utils.measuring import MeasuredImage, measure_image
 from run_utils.report.build import Pair, make_report
 from run_utils.report.content import Report
