@@ -15,6 +15,7 @@ from tqdm import tqdm
 from run_utils.profiling import Tracer
 
 MM2_PER_UM2 = 1e-6
+COPY, NETWORK = "copy", "network"  # stages that predictors tell
 
 
 class Pauses:

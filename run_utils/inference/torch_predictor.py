@@ -18,14 +18,13 @@ from models.hovernet.checkpoint import Network
 from models.hovernet.facts import ModelFacts
 from models.hovernet.geometry import Geometry
 from models.hovernet.probabilities import ProbabilityNetwork
-from run_utils.inference.monitor import Monitor
+from run_utils.inference.monitor import COPY, NETWORK, Monitor
 from run_utils.inference.predictors import Maps, ProbabilityMaps, Tiles
 
 logger = logging.getLogger(__name__)
 
 Run = Callable[[Tensor], tuple[Tensor, ...]]
 Span = tuple[str, torch.cuda.Event, torch.cuda.Event]
-COPY, NETWORK = "copy", "network"  # stages of a run
 Graph = tuple[torch.cuda.CUDAGraph, Tensor, tuple[Tensor, ...]]
 GRAPH_WARM_UP = 3  # runs before a graph is captured, in which libraries choose their kernels
 

@@ -19,6 +19,7 @@ from run_utils.devices import usable_cpus
 from run_utils.files import locking, replacing
 from run_utils.inference.engines import graph
 from run_utils.inference.engines.process import EXTRAS, EngineProcess, check_installed
+from run_utils.inference.monitor import NETWORK, Monitor
 from run_utils.inference.predictors import ProbabilityMaps, Tiles
 
 logger = logging.getLogger(__name__)
@@ -39,17 +40,27 @@ class EnginePredictor:
         engine: `openvino` or `onnxruntime`.
         precision: number format of the computation; float32 where the CPU is not made for it.
         cache_dir: folder of exported networks, which processes may share; made where it is not there.
+        monitor: gets the seconds of the network, copying to and from its process included.
 
     Raises:
         ValueError: where the engine is not known or not installed.
         RuntimeError: where it cannot load the network.
     """
 
-    def __init__(self, network: Network, engine: str, precision: torch.dtype, cache_dir: Path) -> None:
+    def __init__(
+        self,
+        network: Network,
+        engine: str,
+        precision: torch.dtype,
+        cache_dir: Path,
+        *,
+        monitor: Monitor | None = None,
+    ) -> None:
         if engine not in EXTRAS:
             raise ValueError(f"predictor={engine} is not known; use one of: {', '.join(EXTRAS)}")
         check_installed(engine, f"predictor={engine}")
         self.engine = engine
+        self.monitor = monitor or Monitor()
         self.geometry: Geometry = network.geometry
         self.num_types: int | None = network.num_types
         self.facts: ModelFacts = network.facts
@@ -70,7 +81,8 @@ class EnginePredictor:
         height, width = (self.geometry.output_size(side) for side in sides)
         channels = [(), (2,)] if self.num_types is None else [(), (2,), (self.num_types,)]
         shapes = [(num_tiles, *count, height, width) for count in channels]
-        nuclei, hv, *types = self._process.run(np.asarray(tiles), shapes)
+        with self.monitor.stage(NETWORK):
+            nuclei, hv, *types = self._process.run(np.asarray(tiles), shapes)
         return ProbabilityMaps(nuclei, hv, types[0] if types else None)
 
     @property
