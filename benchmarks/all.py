@@ -45,26 +45,26 @@ def _row(
 
 
 BENCHMARKS = (
-    _row("inference", "network", 6),
+    _row("inference", "network", 10),
     _row("precision", "network", 2, needs=["patches"]),
-    _row("startup", "network", 1.5),
+    _row("startup", "network", 0.5),
     _row("gpu", "network", 10, needs=["gpu"], is_asked_for=True),
-    _row("decode", "decode", 2.5),
-    _row("gpu_decode", "decode", 2),
-    _row("normalisation", "decode", 1, needs=["patches"]),
-    _row("tuning", "decode", 1, needs=["patches"]),
-    _row("statistics", "scores", 2),
-    _row("readers", "reading", 3, needs=["openslide"]),
-    _row("patches", "reading", 1, needs=["consep"]),
-    _row("stain", "stains", 2),
+    _row("decode", "decode", 1),
+    _row("gpu_decode", "decode", 0.5),
+    _row("normalisation", "decode", 0.5, needs=["patches"]),
+    _row("tuning", "decode", 0.7, needs=["patches"]),
+    _row("statistics", "scores", 1.5),
+    _row("readers", "reading", 2.5, needs=["openslide"]),
+    _row("patches", "reading", 0.3, needs=["consep"]),
+    _row("stain", "stains", 1.5),
     _row("stain_training", "stains", 90, needs=["patches"], is_asked_for=True),
-    _row("loader", "training", 2, needs=["consep"]),
-    _row("targets", "training", 0.3),
-    _row("training", "training", 2),
-    _row("outputs", "outputs", 3),
-    _row("viewer", "outputs", 1.5, needs=["chromium"]),
-    _row("scaling", "slides", 3),
-    _row("slide", "slides", 6),
+    _row("loader", "training", 1, needs=["consep"]),
+    _row("targets", "training", 0.2),
+    _row("training", "training", 1.5),
+    _row("outputs", "outputs", 2.3),
+    _row("viewer", "outputs", 1.2, needs=["chromium"]),
+    _row("scaling", "slides", 2),
+    _row("slide", "slides", 4),
 )
 
 
@@ -81,7 +81,7 @@ def main() -> int:
     results = load(results_path)
     chosen = [] if arguments.page else choose(arguments.only)
     for number, benchmark in enumerate(chosen, start=1):
-        print(f"{number}/{len(chosen)} {benchmark.line}, about {benchmark.minutes:g} minutes", flush=True)
+        print(f"{number}/{len(chosen)} {benchmark.line}, about {benchmark.minutes:g} min", flush=True)
         printed_path = arguments.output / NAME / f"{benchmark.name}.txt"
         results[benchmark.name] = run(benchmark, printed_path, needs=NEEDS)
         describe(results[benchmark.name])
