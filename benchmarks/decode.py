@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import torch
 
+from benchmarks.figures import Figure, state
 from benchmarks.plain import plain_label_map, plain_nuclei
 from benchmarks.timing import median_ms
 from models.hovernet.postprocess import NORMALISATIONS, decode
@@ -32,6 +33,8 @@ RADIUS = 14.0  # px: 7 µm across
 RATE_SIZE = 2240  # px: a region with its halo
 NUM_REGIONS = 4
 WORKERS = 2
+PLAIN = "one nucleus after another"
+ASKED = "at least 10 times"
 
 Maps = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Probability of nucleus, HV maps, probability of each type: what `decode` takes."""
@@ -53,19 +56,23 @@ def main() -> None:
         return label_map
 
     plain_ms, expected = median_ms(plain, arguments.repeats)
-    print(f"one nucleus after another  {plain_ms:8.0f} ms  {len(np.unique(expected)) - 1} nuclei")
+    what = f"decode, {arguments.size}², {len(np.unique(expected)) - 1} touching nuclei"
     for normalisation in NORMALISATIONS:
         run = partial(decode, probability, hv, types, normalisation)
         ours_ms, (label_map, nuclei) = median_ms(run, arguments.repeats)
-        if normalisation == "reference" and not same_nuclei(label_map, expected):
+        is_same = same_nuclei(label_map, expected)
+        if normalisation == "reference" and not is_same:
             raise SystemExit("the reference mode's nuclei differ from those found one after another")
-        note = "the same nuclei" if normalisation == "reference" else f"{len(nuclei)} nuclei"
-        print(f"decode, {normalisation:<18} {ours_ms:8.0f} ms  {note}, {plain_ms / ours_ms:.1f} times faster")
-    small = (np.rint(probability * 255).astype(np.uint8), hv.astype(np.float16))
-    small_ms, (_, nuclei) = median_ms(
-        partial(decode, *small, np.rint(types * 255).astype(np.uint8)), arguments.repeats
-    )
-    print(f"decode, small maps         {small_ms:8.0f} ms  {len(nuclei)} nuclei, window_free")
+        note = "the same nuclei" if is_same else f"{len(nuclei)} nuclei"
+        state(
+            Figure(
+                f"{what}: {normalisation}, {note}", ours_ms / 1000, "s", plain_ms / 1000, PLAIN, asked=ASKED
+            )
+        )
+    levels = np.rint(probability * 255).astype(np.uint8), np.rint(types * 255).astype(np.uint8)
+    run = partial(decode, levels[0], hv.astype(np.float16), levels[1])
+    small_ms, (_, nuclei) = median_ms(run, arguments.repeats)
+    state(Figure(f"{what}: small maps, {len(nuclei)} nuclei", small_ms / 1000, "s"))
     print_rates(arguments.repeats)
 
 
@@ -89,10 +96,12 @@ def print_rates(repeats: int) -> None:
                 rates.setdefault(way, []).append(NUM_REGIONS / (time.perf_counter() - start))
     if len({tuple(count) for count in counts.values()}) > 1:
         raise SystemExit(f"threads and processes find other nuclei: {counts}")
-    print(f"regions of {RATE_SIZE}², {counts['1 thread'][0] / mm2:,.0f} nuclei/mm², at {MPP} µm/px:")
-    for way, measured in rates.items():
-        rate = statistics.median(measured)
-        print(f"  {way:<12} {rate:6.2f} regions/s  {1 / rate / mm2:.2f} s/mm²")
+    what = f"decode regions of {RATE_SIZE}², {counts['1 thread'][0] / mm2:,.0f} nuclei/mm², at {MPP} µm/px"
+    medians = {way: statistics.median(measured) for way, measured in rates.items()}
+    for way, rate in medians.items():
+        other = None if way == "1 thread" else medians["1 thread"]
+        state(Figure(f"{what}: {way}", rate, "regions/s", other, "1 thread", is_rate=True))
+    state(Figure(f"{what}: {WORKERS} threads", 1 / medians[f"{WORKERS} threads"] / mm2, "s/mm²"))
 
 
 @contextmanager
@@ -110,7 +119,7 @@ def processes(maps: Maps, workers: int) -> Iterator[Callable[[], list[int]]]:
         empty = np.zeros(maps[0].shape, np.int32)
         label_maps = [stack.enter_context(sharing(empty)) for _ in range(NUM_REGIONS)]
         pool = stack.enter_context(ProcessPoolExecutor(workers, get_context("spawn")))
-        yield lambda: [len(nuclei) for nuclei in pool.map(partial(decode_shared, shared), label_maps)]
+        yield lambda: [len(nuclei) for nuclei in pool.map(partial(decode_in_process, shared), label_maps)]
 
 
 class Shared(NamedTuple):
@@ -145,10 +154,19 @@ def sharing(array: np.ndarray) -> Iterator[Shared]:
 
 
 open_shared = cache(SharedMemory)  # once in each process
+second_thread = cache(partial(ThreadPoolExecutor, 1))
+
+
+def decode_in_process(maps: tuple[Shared, ...], label_map: Shared) -> Nuclei:
+    """Decode maps in shared memory, in a process of a pool; write the label map beside them.
+
+    In a thread: of a main thread glibc takes back what large arrays held, and gives it anew, page by page.
+    """
+    return second_thread().submit(decode_shared, maps, label_map).result()
 
 
 def decode_shared(maps: tuple[Shared, ...], label_map: Shared) -> Nuclei:
-    """Decode maps in shared memory, in a process of a pool; write the label map beside them."""
+    """Do that in the thread that it is called from."""
     cv2.setNumThreads(1)
     probability, hv, types, labels = (part.view(open_shared(part.name)) for part in (*maps, label_map))
     labels[...], nuclei = decode(probability, hv, types)
