@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -102,8 +103,21 @@ def test_a_process_that_is_killed_at_work_gives_an_error_and_the_next_works(
     assert_maps_close(predictor.predict(tiles), predict_with_torch(network, tiles), 1e-4)
 
 
+def test_maps_of_an_interrupted_call_are_not_taken_for_those_of_the_next(network, cache_dir) -> None:
+    predictor = EnginePredictor(network, "onnxruntime", torch.float32, cache_dir)
+    first, second = make_tiles(2, 64, 96, seed=1)[:, None]
+    main = threading.main_thread().ident
+    timer = threading.Timer(0.2, signal.pthread_kill, [main, signal.SIGINT])
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(predictor.pid, signal.SIGSTOP)
+        timer.start()
+        predictor.predict(first)
+    assert_maps_close(predictor.predict(second), predict_with_torch(network, second), 1e-4)
+    predictor.close()
+
+
 def test_a_window_that_does_not_fit_into_memory_names_the_setting(network, cache_dir) -> None:
-    predictor = EnginePredictor(network, "openvino", torch.float32, cache_dir)
+    predictor = EnginePredictor(network, "onnxruntime", torch.float32, cache_dir)
     used = int(Path(f"/proc/{predictor.pid}/statm").read_text().split()[0]) * resource.getpagesize()
     resource.prlimit(predictor.pid, resource.RLIMIT_AS, (used + 2**25, used + 2**25))
     with pytest.raises(MemoryError, match="set window="):
@@ -153,7 +167,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from run_utils.inference.engines.process import EngineProcess
-process = EngineProcess("openvino", Path(sys.argv[1]), num_threads=1)
+process = EngineProcess(sys.argv[1], Path(sys.argv[2]), num_threads=1)
 print(process.pid, "torch" in sys.modules, flush=True)
 sys.stdin.read()
 """
@@ -166,13 +180,13 @@ def is_running(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("ending", [signal.SIGKILL, None])
+@pytest.mark.parametrize(("engine", "ending"), [("openvino", signal.SIGKILL), ("onnxruntime", None)])
 def test_the_process_of_an_engine_ends_when_ours_does(
-    ending: signal.Signals | None, network: HoVerNetLite, cache_dir: Path, tmp_path: Path
+    engine: str, ending: signal.Signals | None, network: HoVerNetLite, cache_dir: Path, tmp_path: Path
 ) -> None:
     home = {**environment(), "HOME": str(tmp_path)}
     ours = subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", CHILD, str(export_once(network, cache_dir))],
+        [sys.executable, "-W", "error", "-c", CHILD, engine, str(export_once(network, cache_dir))],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=home,
     )  # fmt: skip
     pid, has_torch = ours.stdout.readline().split()
@@ -184,7 +198,7 @@ def test_the_process_of_an_engine_ends_when_ours_does(
     while is_running(int(pid)) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not is_running(int(pid))
-    assert not list(tmp_path.iterdir())  # where OpenVINO's telemetry would keep its state
+    assert not list(tmp_path.iterdir())  # where the engines' telemetry would keep its state
 
 
 def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
-import onnxruntime
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else each session reports itself to its makers
+import onnxruntime  # noqa: E402
 
 
 class Engine:

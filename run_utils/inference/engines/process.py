@@ -108,6 +108,7 @@ class EngineProcess:
             answer = _exchange(child, line)
         except BaseException:  # an answer may still come, which must not be taken for that to another line
             child.kill()
+            child.wait()
             raise
         if not answer:
             _end(child)
