@@ -17,13 +17,13 @@ from pathlib import Path
 import torch
 
 from benchmarks.figures import Figure, state
+from benchmarks.scaling import TISSUE
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "samples" / "CMU-1-Small-Region.svs"
 LITE = ROOT / "samples" / "hovernet_lite_consep.pt"
 FLOP_PER_PIXEL = 6.2e6  # of `fast` for a pixel of its output, in windows of 2048; torch counts 6.18e6
 MPP = 0.25
-TISSUE = (4064, 1464, 5600, 3000)  # box of the sample at 0.25 µm/px that holds next to no glass
 PUBLISHED_BATCH = 32
 NOTHING_FOUND = 0.999  # threshold of random weights, whose maps hold no nuclei
 ASKED_SHARE, ASKED_COST, ASKED_RATE = "at least 40 %", "at most 0.5 s/mm²", "at least 250 patches/s"

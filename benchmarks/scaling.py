@@ -22,7 +22,9 @@ from dataloader.slides import open_slide
 SIDES = {1: 1024, 4: 2048, 16: 4096, 64: 8192}  # px by Mpx
 MEGA = 2**20
 OUTPUTS = "json,geojson,parquet"
+TISSUE = (4064, 1464, 5600, 3000)  # box of the sample at 0.25 µm/px that holds next to no glass
 ASKED_SPREAD = 0.15
+ASKED_GROWTH = 1.3  # of memory: flat, but for noise
 
 
 def main() -> None:
@@ -32,7 +34,7 @@ def main() -> None:
     parser.add_argument("--predictor", default="auto")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, open_slide(SAMPLE) as slide:
-        tissue = slide.read((512, 0, 512 + 1024, 1024), None)
+        tissue = slide.read(TISSUE, MPP)
         rows = [_measure(size, tissue, Path(folder), arguments.predictor) for size in arguments.sizes]
     print(tabulate(rows, ["Mpx", "nuclei", "s", "s/Mpx", "peak GiB"], floatfmt=".3f"))
     costs, peaks = [row[3] for row in rows], [row[4] for row in rows]
@@ -40,8 +42,17 @@ def main() -> None:
         state(Figure(f"{size} Mpx, lite", cost, "s/Mpx"))
         state(Figure(f"{size} Mpx, lite, peak memory", peak, "GiB"))
     spread = max(costs) / min(costs) - 1
-    state(Figure("dearest megapixel above the cheapest", 100 * spread, "%", asked=f"{ASKED_SPREAD:.0%}"))
-    state(Figure("memory, largest image over the smallest", peaks[-1] / peaks[0], "times", asked="flat"))
+    state(
+        Figure("dearest megapixel above the cheapest", 100 * spread, "%", asked=f"at most {ASKED_SPREAD:.0%}")
+    )
+    state(
+        Figure(
+            "memory, largest image over the smallest",
+            peaks[-1] / peaks[0],
+            "times",
+            asked=f"at most {ASKED_GROWTH} times",
+        )
+    )
 
 
 def _measure(

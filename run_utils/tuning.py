@@ -131,6 +131,8 @@ def _prepare(settings: TuneSettings) -> tuple[Any, Any, Any]:
         window=settings.window,
         precision=settings.precision,
         device=settings.device,
+        maps="full",
+        decoder="cpu",  # maps are decoded many times, by threads of the CPU
     )
     predictor = build_predictor(inference)
     return (

@@ -26,7 +26,8 @@ from models.hovernet.postprocess import (
     NORMALISATIONS,
     NUCLEI_THRESHOLD,
     SOBEL_SIZE,
-    _contour,
+    check_shapes,
+    trace_contours,
 )
 from models.nuclei import Nuclei
 
@@ -86,7 +87,7 @@ def decode_on_device(
     if not gradient_range[0] < gradient_range[1]:
         raise ValueError(f"gradient_range={gradient_range} must rise: give the boundary's gradient first")
     with _arrays_of(nuclei_probability) as arrays:
-        _check_shapes(nuclei_probability, hv, type_probability)
+        check_shapes(nuclei_probability, hv, type_probability)
         probability = _full(arrays.xp, nuclei_probability, "nuclei_probability")
         hv = _full(arrays.xp, hv, "hv")
         types = None if type_probability is None else _full(arrays.xp, type_probability, "type_probability")
@@ -126,22 +127,6 @@ def _load_cupy() -> _Arrays:
             "pass NumPy arrays to decode"
         ) from error
     return _Arrays(cupy, cupyx.scipy.ndimage)
-
-
-def _check_shapes(nuclei_probability: Any, hv: Any, type_probability: Any) -> None:
-    """Raise ValueError unless the maps are of one window."""
-    shape = tuple(nuclei_probability.shape)
-    if len(shape) != 2 or 0 in shape:
-        raise ValueError(f"nuclei_probability is {shape}, but must be (H, W); decode one window at a time")
-    if tuple(hv.shape) != (2, *shape):
-        raise ValueError(
-            f"hv is {tuple(hv.shape)}, but must be {(2, *shape)}; give both channels of the same window"
-        )
-    if type_probability is not None and (type_probability.ndim, *type_probability.shape[1:]) != (3, *shape):
-        raise ValueError(
-            f"type_probability is {tuple(type_probability.shape)}, but must be (T, {shape[0]}, {shape[1]}); "
-            "put types first, or give None"
-        )
 
 
 def _full(xp: ModuleType, maps: Any, name: str) -> Any:
@@ -265,8 +250,7 @@ def _describe(xp: ModuleType, label_map: Any, num_nuclei: int, types: Any) -> tu
     areas = xp.bincount(rows, minlength=num_nuclei)
     sums = xp.stack([xp.bincount(rows, along, num_nuclei) for along in (y, x)], axis=1)
     boxes = _to_host(_boxes(xp, rows, (y, x), num_nuclei))
-    contours = [_contour(on_host, row + 1, box) for row, box in enumerate(boxes)]
-    lengths = [len(contour) for contour in contours]
+    points, starts = trace_contours(on_host, boxes)
     winners, shares, means = (
         (None, None, None)
         if types is None
@@ -276,8 +260,8 @@ def _describe(xp: ModuleType, label_map: Any, num_nuclei: int, types: Any) -> tu
         ids=np.arange(1, num_nuclei + 1, dtype=np.int32),
         boxes_yxyx=boxes,
         centroids=_to_host(sums / areas[:, None]),
-        contour_points=np.concatenate(contours),
-        contour_starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        contour_points=points,
+        contour_starts=starts,
         types=winners,
         type_shares=shares,
         type_probabilities=means,

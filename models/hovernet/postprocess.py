@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -167,16 +167,14 @@ def describe(label_map: np.ndarray, type_probability: np.ndarray | None = None) 
     if not num_nuclei:
         return Nuclei.empty(None if type_probability is None else len(type_probability))
     areas, boxes, centroids = _measure(runs, num_nuclei, label_map.shape[1])
-    contours = [_contour(label_map, row + 1, box) for row, box in enumerate(boxes)]
+    points, starts = trace_contours(label_map, boxes)
     types, shares, means = _types(label_map, runs, areas, type_probability)
     return Nuclei(
         ids=np.arange(1, len(boxes) + 1, dtype=np.int32),
         boxes_yxyx=boxes,
         centroids=centroids,
-        contour_points=np.concatenate(contours),
-        contour_starts=np.concatenate([[0], np.cumsum([len(contour) for contour in contours])]).astype(
-            np.int64
-        ),
+        contour_points=points,
+        contour_starts=starts,
         types=types,
         type_shares=shares,
         type_probabilities=means,
@@ -205,24 +203,29 @@ def _find_runs(label_map: np.ndarray) -> _Runs:
     return _Runs(starts, np.diff(starts, append=label_map.size), label_map.ravel()[starts])
 
 
+def check_shapes(nuclei_probability: Any, hv: Any, type_probability: Any = None) -> None:
+    """Raise ValueError unless maps, of any library, are of one window: (H, W), (2, H, W), and (T, H, W) or None."""
+    shape = tuple(np.shape(nuclei_probability))
+    if len(shape) != 2 or 0 in shape:
+        raise ValueError(f"nuclei_probability is {shape}, but must be (H, W); decode one window at a time")
+    hv_shape = tuple(np.shape(hv))
+    if hv_shape != (2, *shape):
+        raise ValueError(
+            f"hv is {hv_shape}, but must be {(2, *shape)}; give both channels of the same window"
+        )
+    types_shape = (1, *shape) if type_probability is None else tuple(np.shape(type_probability))
+    if len(types_shape) != 3 or types_shape[1:] != shape:
+        raise ValueError(
+            f"type_probability is {types_shape}, but must be (T, {shape[0]}, {shape[1]}); "
+            "put types first, or give None"
+        )
+
+
 def _checked(
     nuclei_probability: np.ndarray, hv: np.ndarray, type_probability: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Return the maps as contiguous float32, uint8 types as they are; or say what is wrong with them."""
-    shape = np.shape(nuclei_probability)
-    if len(shape) != 2 or 0 in shape:
-        raise ValueError(f"nuclei_probability is {shape}, but must be (H, W); decode one window at a time")
-    if np.shape(hv) != (2, *shape):
-        raise ValueError(
-            f"hv is {np.shape(hv)}, but must be {(2, *shape)}; give both channels of the same window"
-        )
-    if type_probability is not None and (
-        np.ndim(type_probability) != 3 or np.shape(type_probability)[1:] != shape
-    ):
-        raise ValueError(
-            f"type_probability is {np.shape(type_probability)}, but must be (T, {shape[0]}, {shape[1]}); "
-            "put types first, or give None"
-        )
+    check_shapes(nuclei_probability, hv, type_probability)
     is_small = type_probability is not None and np.asarray(type_probability).dtype == np.uint8
     nuclei, hv, types = full_maps(nuclei_probability, hv, None if is_small else type_probability)
     for name, maps in (("type_probability", types), ("nuclei_probability", nuclei), ("hv", hv)):
@@ -335,6 +338,22 @@ def _measure(runs: _Runs, num_nuclei: int, width: int) -> tuple[np.ndarray, np.n
     areas = np.bincount(rows, lengths, num_nuclei)
     sums = [np.bincount(rows, along * lengths, num_nuclei) for along in (y, (left + right - 1) / 2)]
     return areas, boxes, np.stack(sums, axis=1) / areas[:, None]
+
+
+def trace_contours(label_map: np.ndarray, boxes_yxyx: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Trace the outer contours of the nuclei of a label map.
+
+    Args:
+        label_map: (H, W) int32, 0 background, ids 1…K without gaps; K at least 1.
+        boxes_yxyx: (K, 4) int, their half-open boxes.
+
+    Returns:
+        points: (P, 2) int32 (y, x), one contour after another.
+        starts: (K + 1,) int64, where each begins in them, and the end of the last.
+    """
+    contours = [_contour(label_map, row + 1, box) for row, box in enumerate(boxes_yxyx)]
+    starts = np.cumsum([0, *map(len, contours)], dtype=np.int64)
+    return np.concatenate(contours), starts
 
 
 def _contour(label_map: np.ndarray, nucleus: int, box_yxyx: np.ndarray) -> np.ndarray:

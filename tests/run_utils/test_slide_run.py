@@ -361,7 +361,7 @@ def test_a_run_killed_as_it_ended_is_done_without_predicting_again(
         infer_all(chosen)
     monkeypatch.undo()
     assert output_path(tmp_path / "out", NAME, "json").exists()
-    monkeypatch.setattr("run_utils.inference.predictors.TorchPredictor.predict", stop)
+    monkeypatch.setattr("run_utils.inference.maps.read_mirrored", stop)
     assert infer_all(chosen) == 0
     assert manifest(tmp_path / "out")[NAME]["num_nuclei"] > 40
     assert contents(tmp_path / "out") == unbroken
