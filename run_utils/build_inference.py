@@ -39,6 +39,7 @@ WINDOWS = {"cpu": (768, 1024, CPU_WINDOW), "cuda": (1024, 1536, GPU_WINDOW)}  # 
 CPU_MEMORY = (
     17 * 2**28
 )  # bytes, 4.25 GiB, that features may take on a CPU, and no more than half of what is free
+ONNXRUNTIME_FEATURES = 4  # times those of bf16: it computes in float32, and unfolds windows for its convolutions
 GPU_MEMORY_SHARE = 0.6  # of a GPU's free memory for features
 MAX_GPU_BATCH = 8
 GPU_PREDICT_WORKERS = 2  # one copies while the other's network runs
@@ -256,6 +257,8 @@ def _memory(device: torch.device) -> int:
 
 
 def _bytes_a_pixel(settings: InferSettings, predictor: Predictor) -> int:
+    if choose_predictor(settings.predictor, predictor.device) == "onnxruntime":
+        return ONNXRUNTIME_FEATURES * predictor.geometry.feature_bytes
     is_full = resolve_precision(settings.precision, predictor.device) == torch.float32
     return max(predictor.geometry.feature_bytes, 1) * (2 if is_full else 1)
 

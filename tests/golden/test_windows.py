@@ -20,7 +20,14 @@ def share_that_matches(image: np.ndarray, windows: tuple[int, int], **settings: 
     label_maps = []
     for window in windows:
         infer = InferSettings(
-            "a", "b", str(CHECKPOINT), device="cpu", precision="fp32", window=window, **settings
+            "a",
+            "b",
+            str(CHECKPOINT),
+            device="cpu",
+            predictor="torch",
+            precision="fp32",
+            window=window,
+            **settings,
         )
         predictor = build_predictor(infer)
         plan = build_plan(infer, predictor)

@@ -86,7 +86,7 @@ def test_a_tensor_is_seen_as_an_array_is() -> None:
 
 def test_the_setting_gives_as_many_views() -> None:
     checkpoint = str(ROOT / "samples" / "hovernet_lite_consep.pt")
-    settings = {"input": "a", "output": "b", "checkpoint": checkpoint, "device": "cpu", "overlap": 1}
+    settings = {"input": "a", "output": "b", "checkpoint": checkpoint, "predictor": "torch", "overlap": 1}
     predictor = build_predictor(InferSettings(tta="turns", **settings)).predictor
     assert isinstance(predictor, AugmentedPredictor) and len(predictor.views) == 4
     with pytest.raises(ValueError, match="tta=often is not known; use one of: none, flips, turns, all"):

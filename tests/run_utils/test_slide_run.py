@@ -28,7 +28,13 @@ from tests.drawing import draw_pairs, paint_tissue
 SIDE = 900
 OUTPUTS = ["json", "qupath", "npy"]
 NAME = "slide"
-SMALL = {"region_size": 128, "window": 352, "overlap": 1, "nuclei_threshold": 0.54}
+SMALL = {
+    "region_size": 128,
+    "window": 352,
+    "overlap": 1,
+    "nuclei_threshold": 0.54,
+    "predictor": "torch",  # an engine would start anew for every run
+}
 
 
 @pytest.fixture(scope="module", autouse=True)

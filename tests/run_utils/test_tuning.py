@@ -145,7 +145,7 @@ def test_what_is_found_goes_into_the_checkpoint_and_from_there_into_inference(
     assert found.keys() == {"nuclei_threshold", "marker_threshold", "min_size", "min_areas", "normalisation"}
     assert record["images"] == PatchStore(tiny_patches / "validation.zarr").source_names
     assert record["settings_tried"] == 4 if found["nuclei_threshold"] == 0.54 else 3
-    inference = {"input": "", "output": "", "checkpoint": str(output), "device": "cpu"}
+    inference = {"input": "", "output": "", "checkpoint": str(output), "predictor": "torch"}
 
     def plan_of(**given: object):
         chosen = InferSettings(**inference, **given)
