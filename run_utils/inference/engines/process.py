@@ -145,7 +145,8 @@ def python_module(name: str) -> list[str]:
 
 def environment() -> dict[str, str]:
     """Return the environment in which `python_module` finds the package."""
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _exchange(child: subprocess.Popen[str], line: str) -> str:
