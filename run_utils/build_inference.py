@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from run_utils.cache import cache_dir
 from run_utils.devices import describe_device, free_memory, resolve_device, resolve_precision, usable_cpus
 from run_utils.inference.augmented import VIEWS, AugmentedPredictor
 from run_utils.inference.engines.predictor import EnginePredictor
+from run_utils.inference.engines.process import missing_packages
 from run_utils.inference.monitor import Monitor
 from run_utils.inference.plan import CPU_WINDOW, GPU_WINDOW, DecodeOptions, Plan
 from run_utils.inference.predictors import OverlappingPredictor, Predictor
@@ -39,7 +39,9 @@ WINDOWS = {"cpu": (768, 1024, CPU_WINDOW), "cuda": (1024, 1536, GPU_WINDOW)}  # 
 CPU_MEMORY = (
     17 * 2**28
 )  # bytes, 4.25 GiB, that features may take on a CPU, and no more than half of what is free
-ONNXRUNTIME_FEATURES = 4  # times those of bf16: it computes in float32, and unfolds windows for its convolutions
+ONNXRUNTIME_FEATURES = (
+    4  # times those of bf16: it computes in float32, and unfolds windows for its convolutions
+)
 GPU_MEMORY_SHARE = 0.6  # of a GPU's free memory for features
 MAX_GPU_BATCH = 8
 GPU_PREDICT_WORKERS = 2  # one copies while the other's network runs
@@ -119,8 +121,7 @@ def choose_predictor(name: str, device: torch.device) -> str:
         ValueError: for another name.
     """
     if name == "auto":
-        has_openvino = importlib.util.find_spec("openvino") is not None
-        return "openvino" if device.type == "cpu" and has_openvino else "torch"
+        return "openvino" if device.type == "cpu" and not missing_packages("openvino") else "torch"
     if name not in PREDICTORS:
         raise ValueError(f"predictor={name!r} is not known; use auto or one of: {', '.join(PREDICTORS)}")
     return name

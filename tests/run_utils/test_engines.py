@@ -21,7 +21,7 @@ from torch import nn
 from models.hovernet.lite import HoVerNetLite
 from run_utils.inference.engines import predictor as predictor_module
 from run_utils.inference.engines import process as process_module
-from run_utils.inference.engines.predictor import EnginePredictor, export_once
+from run_utils.inference.engines.predictor import MOST_KEPT, EnginePredictor, export_once
 from run_utils.inference.engines.process import EXTRAS, EngineProcess, environment
 from run_utils.inference.predictors import ProbabilityMaps
 from run_utils.inference.torch_predictor import TorchPredictor
@@ -217,3 +217,17 @@ def test_an_engine_that_is_not_installed_names_the_command(engine, network, tmp_
 def test_an_unknown_engine_lists_the_known_ones(network: HoVerNetLite, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="use one of: openvino, onnxruntime"):
         EnginePredictor(network, "tensorrt", torch.float32, tmp_path)
+
+
+def test_the_networks_used_last_are_kept(tmp_path: Path) -> None:
+    network = make_network()
+    kept = export_once(network, tmp_path)
+    for number in range(MOST_KEPT):
+        other = tmp_path / f"{number}.onnx"
+        other.touch()
+        os.utime(other, (number, number))
+    assert export_once(network, tmp_path) == kept
+    assert {path.name for path in tmp_path.glob("*.onnx")} == {
+        kept.name,
+        *(f"{number}.onnx" for number in range(1, MOST_KEPT)),
+    }

@@ -25,6 +25,7 @@ QUICK = {
     "check_data.py": [],
     "tune.py": ["nuclei_thresholds=[0.5]", "marker_thresholds=[0.4]", "min_sizes=[10]", "min_areas=[0]"],
     "normalize_stain.py": [],
+    "export_model.py": [],
 }  # fmt: skip
 
 

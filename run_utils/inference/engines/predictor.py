@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 NETWORK_SOURCES = Path(graph.__file__).parents[3] / "models" / "hovernet"
 DIGEST_LENGTH = 32
+MOST_KEPT = 8  # exported networks: HoVerNet takes 220 MB
 
 
 class EnginePredictor:
@@ -98,7 +99,8 @@ class EnginePredictor:
 def export_once(network: Network, cache_dir: Path) -> Path:
     """Return the ONNX file of a network in the cache, written where it is not there yet.
 
-    Its name is a digest of all that it depends on: weights, arguments, our sources and torch's version.
+    Its name is a digest of all that it depends on: weights, arguments, our sources and torch's version. The files
+    used last are kept, ``MOST_KEPT`` of them.
     """
     path = cache_dir / f"{_digest(network)}.onnx"
     cache_dir.mkdir(parents=True, exist_ok=True)
@@ -108,6 +110,10 @@ def export_once(network: Network, cache_dir: Path) -> Path:
             with replacing(path) as temporary:
                 graph.write_onnx(graph.trace(network), network, temporary)
             logger.info("network exported to %s in %.1f s", path, time.perf_counter() - start)
+        path.touch()
+        newest_first = sorted(cache_dir.glob("*.onnx"), key=lambda file: file.stat().st_mtime, reverse=True)
+        for old in newest_first[MOST_KEPT:]:
+            old.unlink()
     return path
 
 
