@@ -73,6 +73,7 @@ def _torch(
 ) -> Predictor:
     keep_large_blocks()
     is_gpu = engine.device.type == "cuda"
+    torch.backends.cudnn.benchmark = True  # windows are of one size: the fastest convolutions are worth finding
     fused = fuse(network, merge_decoders=is_gpu).to(memory_format=torch.channels_last)
     return TorchPredictor(
         fused,
@@ -87,7 +88,7 @@ def _torch(
 
 def _compiled(network: Network, engine: Engine) -> Predictor:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "inductor"))
-    options = {"freezing": True} if engine.device.type == "cpu" else {"max_autotune": True}
+    options = {"freezing": True} if engine.device.type == "cpu" else None
     return _torch(network, engine, functools.partial(torch.compile, dynamic=False, options=options))
 
 
