@@ -21,7 +21,8 @@ from benchmarks.timing import median_ms
 from config.schema import TuneSettings
 from metrics.overlap import Overlap
 from metrics.segmentation import panoptic_quality
-from models.hovernet.device_decode import FULL_LEVEL, decode_on_device
+from models.hovernet.channels import FULL_LEVEL
+from models.hovernet.device_decode import decode_on_device
 from models.hovernet.postprocess import NORMALISATIONS, decode
 from run_utils.tuning import predict_images
 

@@ -25,7 +25,7 @@ import numpy as np
 import psutil
 
 from benchmarks.figures import Figure, state
-from models.hovernet.postprocess import describe
+from models.hovernet.describe import describe
 from models.nuclei import Nuclei, NucleusType
 from run_utils.outputs import WRITERS, PackedLabels, Part, SlideResult, default_colours
 

@@ -35,7 +35,7 @@ class InferSettings:
         overlap: least pixels by which neighbouring windows overlap; 0 chooses by the network, up to half a
             window, and none with published windows; 1 takes the network's own margin alone.
         batch_size: windows a batch; 0 chooses by device; halved where the device's memory is short.
-        region_size: side in pixels of the region that is decoded at once.
+        region_size: side in pixels of the region that is decoded at once; in effect a whole number of windows' outputs.
         halo: pixels around a region's core that are decoded with it: half the largest nucleus, and 15 that its
             gradients reach.
         read_workers: threads that read; -1 chooses by the CPUs this process may use.
@@ -104,9 +104,10 @@ class InferSettings:
         check_choice("decoder", self.decoder, ("auto", "cpu", "device"))
         check_choice("reader", self.reader, ("auto", "image", "tiff", "openslide", "cucim"))
         check_positive(region_size=self.region_size, mask_pixel_limit=self.mask_pixel_limit)
-        if self.decoder == "device" and self.tta != "none":
+        if self.tta != "none" and (self.decoder == "device" or self.maps == "small"):
             raise ValueError(
-                f"decoder=device needs tta=none: with tta={self.tta} maps are averaged on the host"
+                f"decoder={self.decoder} maps={self.maps} contradict tta={self.tta}, whose views are averaged on the "
+                "host and in full; leave them out, or set tta=none"
             )
         if not self.outputs:
             raise ValueError("outputs=[] leaves nothing to write; name at least one, such as outputs=[json]")

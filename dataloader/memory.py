@@ -8,7 +8,7 @@ import functools
 import numpy as np
 
 LARGEST_BLOCK = 2**25 - 2**16  # bytes; just below the 32 MiB up to which glibc learns
-TRIM_THRESHOLD, MAPPED_BLOCKS = -1, -4  # glibc's names for them in mallopt
+TRIM_THRESHOLD, MAPPED_BLOCKS, MAX_ARENAS = -1, -4, -8  # glibc's numbers for them in mallopt
 NEVER = -1
 
 
@@ -36,3 +36,4 @@ def keep_large_blocks() -> None:
         return
     mallopt(TRIM_THRESHOLD, NEVER)
     mallopt(MAPPED_BLOCKS, 0)
+    mallopt(MAX_ARENAS, 1)  # those of threads hold no large blocks

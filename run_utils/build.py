@@ -40,6 +40,7 @@ from run_utils.training.validation import Validator
 logger = logging.getLogger(__name__)
 
 MAX_WORKERS = 8
+CPU_VALIDATION_WINDOW = 1024  # px; beside what training holds in memory
 WEIGHT_DIGITS = 6  # significant ones of class weights: what is logged and saved is what is used
 
 
@@ -272,7 +273,7 @@ def _build_validator(
     store = open_store(run, name)
     _check_same_types(store, types)
     radius = radius_at(store.mpp)
-    plan = Plan(window=default_window(device))
+    plan = Plan(window=default_window(device) if device.type == "cuda" else CPU_VALIDATION_WINDOW)
     normalise = None
     if normalizer is not None:
         normalise = SourceNormaliser(normalizer, store.stain_statistics(run.stain.method))

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 import torch
 
 from config.schema import InferSettings
+from dataloader.lattice import lay_tiles
 from dataloader.memory import keep_large_blocks
 from dataloader.stain.arrays import has_cupy
 from models.hovernet.checkpoint import Network, load_checkpoint
@@ -19,7 +20,14 @@ from models.hovernet.fused import fuse
 from models.hovernet.lite import HoVerNetLite
 from models.hovernet.postprocess import decode
 from run_utils.cache import cache_dir
-from run_utils.devices import describe_device, free_memory, resolve_device, resolve_precision, usable_cpus
+from run_utils.devices import (
+    check_compiler,
+    describe_device,
+    free_memory,
+    resolve_device,
+    resolve_precision,
+    usable_cpus,
+)
 from run_utils.inference.augmented import VIEWS, AugmentedPredictor
 from run_utils.inference.engines.predictor import EnginePredictor
 from run_utils.inference.engines.process import missing_packages
@@ -35,18 +43,19 @@ logger = logging.getLogger(__name__)
 # px by network; others take their margin. The padding of the shipped one reaches 144 px into a window, but from 80 px
 # on, half of 160, it changes fewer nuclei than bf16 does (IoU > .9 for 99.6 % against 99.0 %).
 DEFAULT_OVERLAP: dict[type, int] = {HoVerNetLite: 160}
-WINDOWS = {"cpu": (768, 1024, CPU_WINDOW), "cuda": (1024, 1536, GPU_WINDOW)}  # px, to choose from
-CPU_MEMORY = (
-    17 * 2**28
-)  # bytes, 4.25 GiB, that features may take on a CPU, and no more than half of what is free
-ONNXRUNTIME_FEATURES = (
-    4  # times those of bf16: it computes in float32, and unfolds windows for its convolutions
-)
+WINDOWS = {
+    "cpu": (512, 768, 1024, 1192, CPU_WINDOW),
+    "cuda": (512, 1024, 1536, GPU_WINDOW),
+}  # px, to choose from
+NUM_TRIED = 3  # the largest that fit
+CPU_MEMORY = 17 * 2**28  # bytes of features on a CPU, 4.25 GiB, and no more than half of what is free
+ONNXRUNTIME_FEATURES = 4  # times those of bf16: it computes in float32, and unfolds windows
 GPU_MEMORY_SHARE = 0.6  # of a GPU's free memory for features
 MAX_GPU_BATCH = 8
 GPU_PREDICT_WORKERS = 2  # one copies while the other's network runs
 MAX_READ_WORKERS = {"cuda": 8, "cpu": 4}
-MAX_DECODE_WORKERS = {"cuda": 8, "cpu": 2}  # each holds a region's maps; on a CPU the network takes the time
+# each holds a region's maps; on a CPU the network takes the time, on a GPU decoders there wait for one another
+MAX_DECODE_WORKERS = {"cuda": 8, "device": 2, "cpu": 2}
 TUNED_SETTINGS = ("nuclei_threshold", "marker_threshold", "min_size", "min_areas")
 
 
@@ -73,7 +82,9 @@ def _torch(
 ) -> Predictor:
     keep_large_blocks()
     is_gpu = engine.device.type == "cuda"
-    torch.backends.cudnn.benchmark = True  # windows are of one size: the fastest convolutions are worth finding
+    torch.backends.cudnn.benchmark = (
+        True  # windows are of one size: the fastest convolutions are worth finding
+    )
     fused = fuse(network, merge_decoders=is_gpu).to(memory_format=torch.channels_last)
     return TorchPredictor(
         fused,
@@ -87,6 +98,8 @@ def _torch(
 
 
 def _compiled(network: Network, engine: Engine) -> Predictor:
+    if engine.device.type == "cpu":
+        check_compiler("predictor=compile", "predictor=torch")
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "inductor"))
     options = {"freezing": True} if engine.device.type == "cpu" else None
     return _torch(network, engine, functools.partial(torch.compile, dynamic=False, options=options))
@@ -115,14 +128,16 @@ PREDICTORS: dict[str, Callable[[Network, Engine], Predictor]] = {
 }
 
 
-def choose_predictor(name: str, device: torch.device) -> str:
+def choose_predictor(settings: InferSettings, device: torch.device) -> str:
     """Return a row of ``PREDICTORS``: the one that is named, or for `auto` what is fastest on the device.
 
     Raises:
         ValueError: for another name.
     """
+    name = settings.predictor
     if name == "auto":
-        return "openvino" if device.type == "cpu" and not missing_packages("openvino") else "torch"
+        has_engine = device.type == "cpu" and not missing_packages("openvino") and settings.maps != "small"
+        return "openvino" if has_engine else "torch"
     if name not in PREDICTORS:
         raise ValueError(f"predictor={name!r} is not known; use auto or one of: {', '.join(PREDICTORS)}")
     return name
@@ -132,7 +147,7 @@ def build_predictor(settings: InferSettings, monitor: Monitor | None = None) -> 
     """Return what turns tiles into maps, from a checkpoint, on the device of choice."""
     network = load_checkpoint(settings.checkpoint)
     device = resolve_device(settings.device)
-    name = choose_predictor(settings.predictor, device)
+    name = choose_predictor(settings, device)
     engine = Engine(
         device,
         resolve_precision(settings.precision, device),
@@ -140,14 +155,24 @@ def build_predictor(settings: InferSettings, monitor: Monitor | None = None) -> 
         stays=_decodes_on_device(settings, device),
         monitor=monitor,
     )
+    if engine.stays and device.type == "cuda" and not has_cupy():
+        raise ValueError(
+            "decoder=device needs CuPy, which does not work here: install the extra gpu (CUDA 12) or gpu13, or set "
+            "decoder=cpu"
+        )
     predictor = PREDICTORS[name](network, engine)
-    logger.info(
-        "predictor=%s, %s on %s", name, str(engine.dtype).removeprefix("torch."), describe_device(device)
-    )
+    logger.info("predictor=%s, %s on %s", name, _computed_in(settings, device), describe_device(device))
     if settings.tta != "none":
         predictor = AugmentedPredictor(predictor, VIEWS[settings.tta])
     overlap = settings.overlap or _default_overlap(settings, network, device)
     return OverlappingPredictor(predictor, overlap) if overlap else predictor
+
+
+def _computed_in(settings: InferSettings, device: torch.device) -> str:
+    """Return the number format that is computed in, which is not always what was asked of an engine."""
+    name, dtype = choose_predictor(settings, device), resolve_precision(settings.precision, device)
+    is_full = name == "onnxruntime" or (name == "openvino" and dtype == torch.float16)
+    return str(torch.float32 if is_full else dtype).removeprefix("torch.")
 
 
 def _is_small(settings: InferSettings, device: torch.device) -> bool:
@@ -186,7 +211,12 @@ def build_plan(settings: InferSettings, predictor: Predictor) -> Plan:
     """Return how images are cut up and worked on, sized to device and CPUs where the settings leave it open."""
     kind = _kind(predictor.device)
     decoding = _decoding(settings, predictor)
+    is_on_device = _decodes_on_device(settings, predictor.device)
     windows = _windows_to_try(settings, predictor)
+    for (
+        window
+    ) in windows:  # one that does not fit the network or the overlap is refused before a slide is opened
+        lay_tiles((window, window), predictor.geometry, window, is_exact=settings.published_windows)
     batch_size = settings.batch_size or _default_batch(settings, predictor, windows[-1])
     return Plan(
         window=_choose_window(settings, predictor, windows, batch_size),
@@ -194,14 +224,16 @@ def build_plan(settings: InferSettings, predictor: Predictor) -> Plan:
         region_size=settings.region_size,
         halo=settings.halo,
         is_exact=settings.published_windows,
-        decode=decode_on_device if _decodes_on_device(settings, predictor.device) else decode,
+        decode=decode_on_device if is_on_device else decode,
         decoding=cast(
             DecodeOptions, {name: value for name, value in decoding.items() if name != "min_areas"}
         ),
         min_areas=decoding.get("min_areas", ()),
         read_workers=_num_workers(settings.read_workers, MAX_READ_WORKERS[kind]),
         predict_workers=GPU_PREDICT_WORKERS if kind == "cuda" else 1,
-        decode_workers=_num_workers(settings.decode_workers, MAX_DECODE_WORKERS[kind]),
+        decode_workers=_num_workers(
+            settings.decode_workers, MAX_DECODE_WORKERS["device" if is_on_device else kind]
+        ),
     )
 
 
@@ -210,8 +242,8 @@ def resolved_facts(settings: InferSettings, predictor: Predictor, plan: Plan) ->
     device = predictor.device
     return {
         "device": device.type,
-        "predictor": choose_predictor(settings.predictor, device),
-        "precision": str(resolve_precision(settings.precision, device)),
+        "predictor": choose_predictor(settings, device),
+        "precision": _computed_in(settings, device),
         "is_small": _is_small(settings, device),
         "decoder": plan.decode.__name__,
         "window": plan.window,
@@ -231,8 +263,11 @@ def _windows_to_try(settings: InferSettings, predictor: Predictor) -> Sequence[i
     if settings.window:
         return (settings.window,)
     affordable = int((_memory(predictor.device) / _bytes_a_pixel(settings, predictor)) ** 0.5) // 32 * 32
-    largest = max(min(affordable, default_window(predictor.device)), predictor.geometry.smallest)
-    return (*(window for window in WINDOWS[_kind(predictor.device)] if window < largest), largest)
+    fitting = [window for window in WINDOWS[_kind(predictor.device)] if window <= affordable]
+    if not fitting:
+        return (max(affordable, predictor.geometry.smallest),)
+    is_made_for_one_size = choose_predictor(settings, predictor.device) in ("compile", "cudagraphs")
+    return fitting[-1:] if is_made_for_one_size else fitting[-NUM_TRIED:]
 
 
 def _choose_window(
@@ -241,8 +276,8 @@ def _choose_window(
     device = predictor.device
     facts = {
         "device": describe_device(device),
-        "predictor": choose_predictor(settings.predictor, device),
-        "precision": resolve_precision(settings.precision, device),
+        "predictor": choose_predictor(settings, device),
+        "precision": _computed_in(settings, device),
         "tta": settings.tta,
         "network": predictor.geometry.name,
         "margin": predictor.geometry.margin,
@@ -259,7 +294,7 @@ def _memory(device: torch.device) -> int:
 
 
 def _bytes_a_pixel(settings: InferSettings, predictor: Predictor) -> int:
-    if choose_predictor(settings.predictor, predictor.device) == "onnxruntime":
+    if choose_predictor(settings, predictor.device) == "onnxruntime":
         return ONNXRUNTIME_FEATURES * predictor.geometry.feature_bytes
     is_full = resolve_precision(settings.precision, predictor.device) == torch.float32
     return max(predictor.geometry.feature_bytes, 1) * (2 if is_full else 1)

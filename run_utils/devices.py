@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shutil
 from pathlib import Path
 
 import torch
@@ -79,3 +80,15 @@ def free_memory(device: torch.device) -> int:
     if CONTAINER_LIMIT.is_file() and (limit := CONTAINER_LIMIT.read_text().strip()).isdigit():
         limits.append(int(limit))
     return min(limits)
+
+
+def check_compiler(setting: str, instead: str) -> None:
+    """Raise ValueError where torch.compile, asked for by a setting, finds no C++ compiler; name what to set instead."""
+    from torch._inductor import config  # late: it takes a second to import
+
+    names = [name for name in config.cpp.cxx if name]
+    if not any(shutil.which(name) for name in names):
+        raise ValueError(
+            f"{setting} needs a C++ compiler, and {' or '.join(names)} is not found; install one, name it in the "
+            f"environment variable CXX, or set {instead}"
+        )

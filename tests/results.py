@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from dataloader.grid import TileGrid
-from models.hovernet.postprocess import describe
+from models.hovernet.describe import describe
 from models.nuclei import Nuclei, NucleusType
 from run_utils.outputs.result import PackedLabels, Part, SlideResult
 

@@ -13,3 +13,6 @@ BACKGROUND = 0
 
 NUCLEUS = 1
 """Channel of the nuclei logits, and value of the nuclei target, that means nucleus."""
+
+FULL_LEVEL = 255
+"""Of probabilities as uint8: that which stands for 1."""

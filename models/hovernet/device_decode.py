@@ -16,7 +16,8 @@ import torch
 from scipy import ndimage as scipy_ndimage
 from torch import Tensor
 
-from models.hovernet.channels import BACKGROUND, HORIZONTAL, VERTICAL
+from models.hovernet.channels import BACKGROUND, FULL_LEVEL, HORIZONTAL, VERTICAL
+from models.hovernet.describe import trace_contours
 from models.hovernet.device_kernels import flood
 from models.hovernet.postprocess import (
     GRADIENT_RANGE,
@@ -27,12 +28,8 @@ from models.hovernet.postprocess import (
     NUCLEI_THRESHOLD,
     SOBEL_SIZE,
     check_shapes,
-    trace_contours,
 )
 from models.nuclei import Nuclei
-
-FULL_LEVEL = 255
-"""Of uint8 probabilities: that of 1."""
 
 BLUR = (0.25, 0.5, 0.25)
 """OpenCV's Gaussian of 3 taps."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.hovernet.channels import NUCLEUS
+from models.hovernet.channels import FULL_LEVEL, NUCLEUS
 from models.hovernet.checkpoint import Network
-
-UINT8_ONE = 255  # stands for probability 1
 
 
 class ProbabilityNetwork(nn.Module):
@@ -32,6 +30,6 @@ class ProbabilityNetwork(nn.Module):
         parts = [nuclei] if maps.types is None else [nuclei, maps.types.float().softmax(dim=1)]
         hv = maps.hv.float()
         if self.is_small:
-            parts = [part.mul(UINT8_ONE).round_().to(torch.uint8) for part in parts]
+            parts = [part.mul(FULL_LEVEL).round_().to(torch.uint8) for part in parts]
             hv = hv.to(torch.float16)
         return (parts[0], hv, *parts[1:])

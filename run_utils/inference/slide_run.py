@@ -67,6 +67,7 @@ class SlideRunner:
         self.plan = plan
         self.manifest = manifest
         self.normalizer = normalizer
+        self.resolved = facts
         self.facts = {**manifest.facts, **facts}
         self.monitor = monitor
         self.outputs = Outputs(Path(settings.output), settings.outputs, {"dots": settings.dots})
@@ -151,6 +152,7 @@ class SlideRunner:
             num_pixels=shape[0] * shape[1],
             mm2=tally.mm2,
             stain=stain,
+            made_with=self.resolved,
         )
 
     def _find_tissue(self, name: str, slide: Slide, mpp: float | None, overview: np.ndarray) -> Tissue | None:

@@ -25,6 +25,7 @@ class SlideStatus:
         num_pixels: at the working resolution.
         mm2: tissue looked at, or None where µm/px is unknown.
         stain: how it was normalised: method, target and, where it was, its own statistics as source.
+        made_with: what settings left open became: device, predictor, precision, window …
     """
 
     name: str
@@ -36,6 +37,7 @@ class SlideStatus:
     num_pixels: int = 0
     mm2: float | None = None
     stain: dict[str, Any] = field(default_factory=dict)
+    made_with: dict[str, Any] = field(default_factory=dict)
 
 
 def summarise(statuses: Sequence[SlideStatus]) -> str:

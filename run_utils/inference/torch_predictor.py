@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 Run = Callable[[Tensor], tuple[Tensor, ...]]
 Span = tuple[str, torch.cuda.Event, torch.cuda.Event]
 Graph = tuple[torch.cuda.CUDAGraph, Tensor, tuple[Tensor, ...]]
+MOST_GRAPHS = (
+    6  # each keeps the memory of its features: two streams, whole and last batches, a size in between
+)
 GRAPH_WARM_UP = 3  # runs before a graph is captured, in which libraries choose their kernels
 
 
@@ -61,9 +64,12 @@ class TorchPredictor:
         self.dtype = dtype
         self.stays = stays
         self.largest_batch = sys.maxsize
+        self._turns = Turns()
         self.monitor = monitor or Monitor()
         whole = ProbabilityNetwork(self.network, is_small=is_small)
         self._run: Run = whole if wrap is None else wrap(whole)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # weights that are on their way
         self._streams: queue.LifoQueue[torch.cuda.Stream] = queue.LifoQueue()
 
     def predict(self, tiles: Tiles) -> ProbabilityMaps:
@@ -78,24 +84,39 @@ class TorchPredictor:
         done = 0
         while done < len(tiles):
             batch = tiles[done : done + self.largest_batch]
-            try:
-                parts.append(self._predict(batch))
+            with self._turns.take() as is_alone:
+                maps = self._try(batch)
+            if maps is not None:
+                parts.append(maps)
                 done += len(batch)
-            except torch.OutOfMemoryError as error:
-                self._halve(batch, error)
+            else:
+                self._make_room(batch, is_alone)
         return parts[0] if len(parts) == 1 else _join(parts)
 
-    def _halve(self, batch: Tiles, error: torch.OutOfMemoryError) -> None:
+    def _try(self, batch: Tiles) -> ProbabilityMaps | None:
+        """Return a batch's maps, or None where memory was short; what was computed till then is free again."""
+        try:
+            return self._predict(batch)
+        except torch.OutOfMemoryError:
+            return None
+
+    def _make_room(self, batch: Tiles, is_alone: bool) -> None:
+        """See to it that a batch that did not fit does so next time: alone, or else by halves."""
         num_tiles, height, width = batch.shape[:3]
-        if num_tiles == 1:
+        if is_alone and num_tiles == 1:
             raise MemoryError(
                 f"a window of {height}x{width} px does not fit into the memory of {self.device}; "
                 "set window= to a smaller size"
-            ) from error
-        self.largest_batch = num_tiles // 2
+            )
+        if is_alone:
+            self.largest_batch = min(self.largest_batch, num_tiles // 2)
+        self._turns.one_by_one()
         logger.warning(
-            "out of memory on %s: goes on with %d windows a batch", self.device, self.largest_batch
-        )
+            "out of memory on %s: goes on with one batch at a time, of at most %d windows",
+            self.device, min(self.largest_batch, num_tiles),
+        )  # fmt: skip
+        if isinstance(self._run, CudaGraphs):
+            self._run.forget()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -112,7 +133,8 @@ class TorchPredictor:
         given = torch.cuda.current_stream(self.device)
         spans: list[Span] = []
         with self._free_stream() as stream, torch.cuda.stream(stream):
-            stream.wait_stream(given)  # of tiles that are on the device already
+            if isinstance(tiles, Tensor):
+                stream.wait_stream(given)  # which may still be making them
             with _timed(COPY, spans):
                 images = self._upload(tiles)
             with _timed(NETWORK, spans):
@@ -162,6 +184,34 @@ def _timed(name: str, spans: list[Span]) -> Iterator[None]:
     spans.append((name, begun, ended))
 
 
+class Turns:
+    """Lets threads work side by side until memory is short, and one at a time from then on."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._num_working = 0
+        self._is_narrow = False
+
+    @contextmanager
+    def take(self) -> Iterator[bool]:
+        """Wait for a turn; give whether nobody else works meanwhile."""
+        with self._changed:
+            self._changed.wait_for(lambda: not (self._is_narrow and self._num_working))
+            self._num_working += 1
+            is_alone = self._is_narrow
+        try:
+            yield is_alone
+        finally:
+            with self._changed:
+                self._num_working -= 1
+                self._changed.notify_all()
+
+    def one_by_one(self) -> None:
+        """Let no two threads work at once any more."""
+        with self._changed:
+            self._is_narrow = True
+
+
 def _download(maps: Tensor) -> Tensor:
     """Return a copy in pinned memory, complete once the stream is."""
     return torch.empty(maps.shape, dtype=maps.dtype, pin_memory=True).copy_(maps, non_blocking=True)
@@ -200,13 +250,20 @@ class CudaGraphs:
     def __call__(self, tiles: Tensor) -> tuple[Tensor, ...]:
         """Return the network's maps of tiles on the GPU, on the current stream."""
         key = (torch.cuda.current_stream(tiles.device).cuda_stream, *tiles.shape)
-        if key not in self._graphs:
-            with self._capturing:
+        with self._capturing:
+            if len(self._graphs) >= MOST_GRAPHS and key not in self._graphs:
+                self._graphs.clear()
+            if key not in self._graphs:
                 self._graphs[key] = self._capture(tiles)
-        graph, given, maps = self._graphs[key]
+            graph, given, maps = self._graphs[key]
         given.copy_(tiles)
         graph.replay()
         return maps
+
+    def forget(self) -> None:
+        """Give back the memory of all graphs; they are captured again when they are needed."""
+        with self._capturing:
+            self._graphs.clear()
 
     def _capture(self, tiles: Tensor) -> Graph:
         given = tiles.clone()

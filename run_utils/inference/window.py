@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 FILE_NAME = "windows.json"
 PATIENCE = 1.0  # seconds that a window may take to be tried out
+COLD_PATIENCE = 3.0  # seconds that the first, uncounted call of a window may take
+TRIES = 2  # calls that count
 GAIN = 0.95  # of the largest window's cost: a smaller one must save more than 5 % to be chosen
 MEMORY_SHARE = 0.8  # of a GPU's free memory that a window may take
 PIXELS = 1e6
@@ -43,11 +45,9 @@ def choose_window(
     if len(windows) == 1:
         return windows[0]
     path = folder / FILE_NAME
-    key = json.dumps(
-        {**facts, "windows": list(windows), "batch_size": batch_size}, sort_keys=True, default=str
-    )
+    key = json.dumps({**facts, "batch_size": batch_size}, sort_keys=True, default=str)
     known = _read(path).get(key)
-    if known is None:
+    if known is None or known["window"] not in windows:
         costs = measure_windows(predictor, windows, batch_size)
         known = {"window": _cheapest(costs, windows[-1]), "seconds_per_mpx": costs}
         _remember(path, key, known)
@@ -74,26 +74,32 @@ def measure_windows(predictor: Predictor, windows: Sequence[int], batch_size: in
         if seconds * growth > PATIENCE or taken * growth > MEMORY_SHARE * free_memory(predictor.device):
             break
         side = predictor.geometry.input_size_for(window - predictor.geometry.margin)
-        seconds, taken = _try_out(predictor, side, batch_size)
+        try:
+            seconds, taken = _try_out(predictor, side, batch_size)
+        except (MemoryError, RuntimeError) as error:
+            logger.info("windows of %d px and more are not tried out: %s", window, error)
+            break
+        if seconds > PATIENCE:
+            break
         costs[window] = seconds / (batch_size * predictor.geometry.output_size(side) ** 2) * PIXELS
     return costs
 
 
 def _try_out(predictor: Predictor, side: int, batch_size: int) -> tuple[float, float]:
-    """Return the seconds and, on a GPU, the bytes that a batch takes, once its kernels are chosen."""
+    """Return the seconds and, on a GPU, the bytes that a batch takes once its kernels are chosen."""
     tiles = np.random.default_rng(0).integers(0, 256, (batch_size, side, side, 3), np.uint8)
     is_gpu = predictor.device.type == "cuda"
     if is_gpu:
         torch.cuda.reset_peak_memory_stats(predictor.device)
     times = []
-    for _ in range(2):
+    for _ in range(1 + TRIES):
         start = time.perf_counter()
         predictor.predict(tiles)
         times.append(time.perf_counter() - start)
-        if times[0] > PATIENCE:
+        if times[0] > COLD_PATIENCE:
             break
     taken = torch.cuda.max_memory_allocated(predictor.device) if is_gpu else 0
-    return min(times), float(taken)
+    return min(times[1:] or times), float(taken)
 
 
 def _cheapest(costs: Mapping[int, float], default: int) -> int:
@@ -105,10 +111,10 @@ def _cheapest(costs: Mapping[int, float], default: int) -> int:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):  # absent, or not ours: it is written anew
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):  # absent, or not ours: it is written anew
         return {}
-    return content
+    return content if isinstance(content, dict) else {}
 
 
 def _remember(path: Path, key: str, choice: Mapping[str, Any]) -> None:

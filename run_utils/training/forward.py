@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
@@ -20,6 +19,7 @@ from config.schema import TrainSettings
 from models.hovernet.checkpoint import Network
 from models.hovernet.lite import HoVerNetLite
 from models.hovernet.network import HoverMaps, HoVerNet
+from run_utils.devices import check_compiler
 
 Forward = Callable[[Tensor], HoverMaps]
 
@@ -53,19 +53,8 @@ def compile_forward(network: Network, backend: str = "inductor") -> Forward:
         ValueError: where the backend writes C++ and no compiler for it is found.
     """
     if backend == "inductor":
-        _check_compiler()
+        check_compiler("train.compile=true", "train.compile=false")
     return cast(Forward, torch.compile(network, backend=backend, dynamic=False))
-
-
-def _check_compiler() -> None:
-    from torch._inductor import config  # late: it takes a second to import
-
-    names = [name for name in config.cpp.cxx if name]
-    if not any(shutil.which(name) for name in names):
-        raise ValueError(
-            f"train.compile=true needs a C++ compiler, and {' or '.join(names)} is not found; install one, name "
-            "it in the environment variable CXX, or set train.compile=false"
-        )
 
 
 def recompute_forward(network: Network) -> Forward:

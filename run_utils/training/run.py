@@ -28,7 +28,9 @@ def train(run: TrainingRun) -> None:
     output_dir = Path(run.output)
     output_dir.mkdir(parents=True, exist_ok=True)
     torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.benchmark = True  # patches are of one size: the fastest convolutions are worth finding
+    torch.backends.cudnn.benchmark = (
+        True  # patches are of one size: the fastest convolutions are worth finding
+    )
     keep_freed_memory()
     parts = build_training(run)
     if run.view:

@@ -234,3 +234,9 @@ def test_contradictory_settings_against_imbalance_are_named(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert message in fail(capsys, "train", *arguments)
+
+
+@pytest.mark.parametrize("contradiction", [{"maps": "small"}, {"decoder": "device"}])
+def test_views_are_averaged_in_full_on_the_host(contradiction: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="contradict tta=flips.*set tta=none"):
+        InferSettings(input="a", output="b", tta="flips", **contradiction)

@@ -17,6 +17,7 @@ from models.hovernet.device_kernels import SIDE, SOURCE, flood, flood_by_kernels
 from models.hovernet.postprocess import NORMALISATIONS, decode
 from tests.golden.make_tile import TILE
 from tests.models.host_kernels import compile_for_host
+from tests.nvrtc import compile_cuda
 
 KERNELS = ["settle", "follow"]
 CORNER = 12  # px of a landscape that no marker reaches
@@ -102,11 +103,13 @@ def test_heights_that_differ_are_flooded_as_scikit_image_does():
 
 
 def test_the_cuda_text_compiles():
-    pytest.importorskip("cupy", reason="needs CuPy, though no GPU")
-    from cupy.cuda.compiler import _NVRTCProgram
-
-    code = str(_NVRTCProgram(SOURCE).compile(("--gpu-architecture=compute_80", "--std=c++14")))
+    code = compile_cuda(SOURCE)
     assert all(name in code for name in KERNELS)
+
+
+def test_a_mistake_in_the_cuda_text_does_not_compile():
+    with pytest.raises(AssertionError, match="error"):
+        compile_cuda(SOURCE.replace("__global__", "__nowhere__"))
 
 
 def shipped_maps():

@@ -7,7 +7,7 @@ import shapely
 from scipy import ndimage
 from skimage.measure import regionprops
 
-from models.hovernet.postprocess import describe
+from models.hovernet.describe import describe
 from run_utils.outputs.measures import measure
 from run_utils.outputs.result import PackedLabels, Part
 

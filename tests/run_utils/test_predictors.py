@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -91,7 +93,29 @@ def test_a_batch_that_does_not_fit_is_halved_and_stays_so(predictor, monkeypatch
         found = predictor.predict(tiles)
         for one, other in zip(found, expected, strict=True):
             np.testing.assert_allclose(one, other, atol=1e-5)
-    assert tried == [5, 2, 2, 1, 2, 2, 1]
+    assert tried == [5, 5, 2, 2, 1, 2, 2, 1]  # once more alone, then by halves
+
+
+def test_a_batch_that_fits_only_alone_waits_for_the_other(predictor, monkeypatch) -> None:
+    tiles = np.random.default_rng(0).integers(0, 255, (1, 64, 64, 3), np.uint8)
+    real, working, most = predictor._predict, [0], [0]
+
+    def predict(batch: np.ndarray) -> ProbabilityMaps:
+        working[0] += 1
+        most[0] = max(most[0], working[0])
+        try:
+            time.sleep(0.05)
+            if working[0] > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return real(batch)
+        finally:
+            working[0] -= 1
+
+    monkeypatch.setattr(predictor, "_predict", predict)
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(predictor.predict, [tiles, tiles]))
+    assert most == [2]
+    assert_same_maps(found[0], found[1])
 
 
 def test_a_window_that_never_fits_names_the_setting(predictor, monkeypatch) -> None:

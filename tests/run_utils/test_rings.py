@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from shapely.geometry import Polygon
 
-from models.hovernet.postprocess import describe
+from models.hovernet.describe import describe
 from run_utils.outputs.rings import (
     Outlines,
     centroids_of_rings,

@@ -14,7 +14,7 @@ import shapely
 from scipy import ndimage
 from scipy.io import loadmat
 
-from models.hovernet.postprocess import describe
+from models.hovernet.describe import describe
 from models.nuclei import NucleusType
 from run_utils.outputs import WRITERS, PackedLabels, Part, parquet
 from tests.results import ellipses, make_parts, make_result

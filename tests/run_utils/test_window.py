@@ -72,12 +72,51 @@ def test_the_choice_is_remembered_for_the_same_device_and_network_only(
     assert len(json.loads((tmp_path / FILE_NAME).read_text())) == 2
 
 
-def test_a_network_too_slow_to_try_out_takes_the_largest_and_only_one_window_is_run(
+@pytest.mark.parametrize(("seconds", "calls"), [(1.5, 3), (4.0, 1)])
+def test_a_network_too_slow_to_try_out_takes_the_largest_and_runs_one_window_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seconds: float, calls: int
+) -> None:
+    predictor = TimedPredictor(monkeypatch, {64: seconds, 128: 4 * seconds, 192: 9 * seconds})
+    assert choose_window(predictor, WINDOWS, batch_size=1, facts=FACTS, folder=tmp_path) == 192
+    assert [shape[1] for shape in predictor.seen] == [64] * calls
+
+
+def test_the_first_call_of_a_window_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels are chosen in it, and memory is touched for the first time."""
+    predictor = TimedPredictor(monkeypatch, {64: 0.1, 128: 0.1, 192: 0.1})
+    warm = predictor.predict
+
+    def predict(tiles: Tiles) -> ProbabilityMaps:
+        predictor.now += 0 if tuple(tiles.shape) in predictor.seen else 2.0
+        return warm(tiles)
+
+    monkeypatch.setattr(predictor, "predict", predict)
+    costs = measure_windows(predictor, WINDOWS, batch_size=1)
+    assert costs == pytest.approx({side: 0.1 / ((side - 16) ** 2 / 1e6) for side in WINDOWS})
+
+
+def test_a_window_that_does_not_fit_ends_the_trials_and_not_the_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    predictor = TimedPredictor(monkeypatch, {64: 1.5, 128: 6.0, 192: 13.0})
+    predictor = TimedPredictor(monkeypatch, {64: 0.1, 128: 0.1, 192: 0.1})
+    fits = predictor.predict
+
+    def predict(tiles: Tiles) -> ProbabilityMaps:
+        if tiles.shape[1] > 64:
+            raise MemoryError("a window of 128x128 px does not fit")
+        return fits(tiles)
+
+    monkeypatch.setattr(predictor, "predict", predict)
+    assert list(measure_windows(predictor, WINDOWS, batch_size=1)) == [64]
     assert choose_window(predictor, WINDOWS, batch_size=1, facts=FACTS, folder=tmp_path) == 192
-    assert len(predictor.seen) == 1
+
+
+def test_a_remembered_window_that_no_longer_fits_is_chosen_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    predictor = TimedPredictor(monkeypatch, {64: 0.1, 128: 0.2, 192: 0.3})
+    assert choose_window(predictor, WINDOWS, batch_size=1, facts=FACTS, folder=tmp_path) == 192
+    assert choose_window(predictor, WINDOWS[:2], batch_size=1, facts=FACTS, folder=tmp_path) == 128
 
 
 def test_one_window_is_not_tried_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -85,8 +124,9 @@ def test_one_window_is_not_tried_out(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert choose_window(predictor, (128,), batch_size=1, facts=FACTS, folder=tmp_path) == 128
 
 
-def test_a_broken_memory_is_made_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / FILE_NAME).write_text("{half")
+@pytest.mark.parametrize("content", ["{half", "[]"])
+def test_a_broken_memory_is_made_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str) -> None:
+    (tmp_path / FILE_NAME).write_text(content)
     predictor = TimedPredictor(monkeypatch, {64: 0.1, 128: 0.1, 192: 0.4})
     assert choose_window(predictor, WINDOWS, batch_size=1, facts=FACTS, folder=tmp_path) == 128
     assert len(json.loads((tmp_path / FILE_NAME).read_text())) == 1
