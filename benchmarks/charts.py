@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 WIDTH = 860
 LETTER = 6.4  # px, about the width of a letter of 12 px
-LONGEST_LABEL = 64  # letters
+LONGEST_LABEL = 84  # letters
 ROW, BAR = 22, 13  # px: from one bar to the next, and a bar's height
 TOP, BOTTOM, RIGHT = 34, 40, 66
 CURVE_LEFT, CURVE_HEIGHT = 70, 220

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,12 @@ def _ending(benchmark: Benchmark, result: Result | None) -> str:
 def _charts(theme: str, benchmarks: Sequence[Benchmark], results: Mapping[str, Result]) -> dict[str, str]:
     """Return charts by name: ratios, and curves over the size of images."""
     figures = [figure for row in benchmarks if row.name in results for figure in results[row.name].figures]
-    bars = [Bar(each.what, each.ratio, each.asked_ratio) for each in figures if each.ratio and each.ratio > 0]
+    told = Counter(each.what for each in figures)
+    bars = [
+        Bar(each.what if told[each.what] == 1 else f"{each.what} ({each.way})", each.ratio, each.asked_ratio)
+        for each in figures
+        if each.ratio and each.ratio > 0
+    ]
     charts = (
         {f"{theme}_ratios": ratio_bars(bars, f"{theme}: ours and the other way, same run")} if bars else {}
     )

@@ -36,7 +36,7 @@ class ConvertSettings:
     def __post_init__(self) -> None:
         """Check what no single field can say."""
         if self.output != MISSING:
-            check_choice(f"the ending of output={self.output}", PurePath(self.output).suffix, FORMATS)
+            check_choice("output's ending", PurePath(self.output).suffix, FORMATS)
         if self.mpp < 0:
             raise ValueError(f"mpp={self.mpp} must be 0 or more; leave it out to keep what the input says")
         if self.types and self.output.endswith(".tar"):

@@ -33,4 +33,4 @@ class ExportSettings:
     def __post_init__(self) -> None:
         """Check what no single field can say."""
         if self.output != MISSING:
-            check_choice(f"the ending of output={self.output}", PurePath(self.output).suffix, FORMATS)
+            check_choice("output's ending", PurePath(self.output).suffix, FORMATS)
