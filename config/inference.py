@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from config.checks import MISSING, check_choice, check_positive
+from config.launch import LaunchSettings
+from config.triton import TritonSettings
 
 
 @dataclass
@@ -54,7 +56,10 @@ class InferSettings:
         tta: test-time augmentation, the mean of several views of each window: `none`, `flips` (4 views), `turns` (the
             4 quarter turns) or `all` (8); the time grows as many times.
         precision: `fp32`, `bf16` or `fp16`; `auto` takes bf16 where the device is fast with it.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`; several, joined by commas, or `all`, every GPU of this machine, share
+            the regions of each slide.
+        launch: where slides are worked on: `launch=ray` and `launch=slurm` share them among workers.
+        triton: which server, where `predictor=triton`.
         dots: mark centroids in the pictures.
         profile: write to `<output>/profile` where the time goes: a table of stages, and a trace of the first windows
             for Perfetto or TensorBoard.
@@ -91,6 +96,8 @@ class InferSettings:
     tta: str = "none"
     precision: str = "auto"
     device: str = "auto"
+    launch: LaunchSettings = field(default_factory=LaunchSettings)
+    triton: TritonSettings = field(default_factory=TritonSettings)
     dots: bool = False
     profile: bool = False
     overwrite: bool = False

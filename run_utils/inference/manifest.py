@@ -24,6 +24,8 @@ FREE_SETTINGS = (
     "outputs",
     "checkpoint",
     "device",
+    "launch",
+    "triton",
     "batch_size",
     "predictor",
     "maps",

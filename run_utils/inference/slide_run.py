@@ -21,9 +21,10 @@ from dataloader.tissue_pixels import sample_slide, sample_tissue
 from run_utils.inference.journal import JournalBusyError
 from run_utils.inference.manifest import Identity, Manifest, identify
 from run_utils.inference.monitor import Monitor
+from run_utils.inference.output_folder import Outputs
 from run_utils.inference.plan import Plan
 from run_utils.inference.predictors import NormalisingPredictor, Predictor
-from run_utils.inference.slide_stream import Outputs, stream_slide
+from run_utils.inference.slide_stream import stream_slide
 from run_utils.inference.status import DONE, FAILED, SKIPPED, SlideStatus
 from run_utils.inputs import SLIDE_PIXELS, is_slide
 from run_utils.outputs import WRITERS, SlideResult

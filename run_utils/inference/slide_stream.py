@@ -8,24 +8,22 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dataloader.tissue import Tissue
 from models.nuclei import Nuclei, NucleusType
-from run_utils.inference.journal import Journal, remove_journal
+from run_utils.inference.journal import Journal
 from run_utils.inference.maps import count_tiles
 from run_utils.inference.monitor import MM2_PER_UM2, Monitor, Pauses
+from run_utils.inference.output_folder import Outputs
 from run_utils.inference.pipeline import find_regions, number_parts, stream_regions
 from run_utils.inference.plan import Plan
 from run_utils.inference.predictors import Predictor
-from run_utils.outputs import WRITERS, Part, SlideResult, output_path, write_output
+from run_utils.outputs import Part, SlideResult, write_output
 
 logger = logging.getLogger(__name__)
-
-UNFINISHED = ".unfinished"  # folder in the output folder: journals, and outputs that are being written
 
 
 @dataclass
@@ -41,43 +39,6 @@ class Tally:
     num_nuclei: int = 0
     per_type: Counter[str] = field(default_factory=Counter)
     mm2: float | None = None
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What is written of a slide, and where.
-
-    Attributes:
-        folder: of the run.
-        names: rows of `WRITERS`.
-        options: of the writers.
-    """
-
-    folder: Path
-    names: Sequence[str]
-    options: dict[str, bool] = field(default_factory=dict)
-
-    @property
-    def scratch_dir(self) -> Path:
-        """Folder for what is not finished; it is there only while something is."""
-        return self.folder / UNFINISHED
-
-    def pending(self, slide_name: str, *, is_done: bool) -> list[str]:
-        """Return the outputs of a slide that are to be written: all, or those that a slide that is done lacks."""
-        return [
-            name
-            for name in self.names
-            if not (is_done and output_path(self.folder, slide_name, name).exists())
-        ]
-
-    def journal_path(self, slide_name: str) -> Path:
-        """Return where the journal of a slide lies."""
-        return self.scratch_dir / f"{slide_name}.journal"
-
-    def remove_unfinished(self, slide_name: str) -> None:
-        """Remove the journal of a slide, and what lies beside it, unless another run works on the slide."""
-        others = [self.scratch_dir / f"{slide_name}.{name}" for name in WRITERS]
-        remove_journal(self.journal_path(slide_name), *others)
 
 
 def stream_slide(

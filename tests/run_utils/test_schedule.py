@@ -1,29 +1,43 @@
-"""The learning rate at each step."""
+"""Who does which slide, without workers."""
 
 from __future__ import annotations
 
-import pytest
-
-from config.schema import PhaseSettings
-from run_utils.training.schedule import learning_rate_at
+from run_utils.cohort.schedule import Schedule
 
 
-def test_step_schedule_is_the_published_one() -> None:
-    phase = PhaseSettings(epochs=50, learning_rate=1e-4, schedule="step", step_epochs=25, step_factor=0.1)
-    rates = [learning_rate_at(phase, epoch * 10 + 9, 10) for epoch in range(50)]
-    assert rates[:25] == [1e-4] * 25
-    assert rates[25:] == pytest.approx([1e-5] * 25)
+def take_all(schedule):
+    return list(iter(schedule.take, None))
 
 
-def test_warm_up_rises_linearly_to_the_rate() -> None:
-    phase = PhaseSettings(learning_rate=0.8, schedule="constant", warmup_steps=4)
-    assert [learning_rate_at(phase, step, 10) for step in range(6)] == pytest.approx(
-        [0.2, 0.4, 0.6, 0.8, 0.8, 0.8]
-    )
+def test_the_longest_comes_first_and_of_two_alike_the_first():
+    assert take_all(Schedule({"small": 1, "large": 9, "one": 4, "other": 4})) == [
+        "large",
+        "one",
+        "other",
+        "small",
+    ]
 
 
-def test_cosine_falls_from_the_rate_through_half_of_it_to_zero() -> None:
-    phase = PhaseSettings(epochs=10, learning_rate=1.0, schedule="cosine")
-    assert learning_rate_at(phase, 0, 10) == 1.0
-    assert learning_rate_at(phase, 50, 10) == pytest.approx(0.5)
-    assert learning_rate_at(phase, 100, 10) == pytest.approx(0.0)
+def test_a_slide_that_failed_comes_again_behind_those_that_nobody_has_tried():
+    schedule = Schedule({"large": 9, "small": 1})
+    assert schedule.take() == "large"
+    assert schedule.fail("large")
+    assert take_all(schedule) == ["small", "large"]
+
+
+def test_a_slide_that_failed_as_often_as_allowed_is_over():
+    schedule = Schedule({"large": 9}, attempts=2)
+    for is_left in (True, False):
+        assert schedule.take() == "large"
+        assert schedule.fail("large") is is_left
+    assert schedule.take() is None
+    assert schedule.is_finished
+
+
+def test_nothing_is_finished_while_something_runs():
+    schedule = Schedule({"large": 9})
+    assert not schedule.is_finished
+    schedule.take()
+    assert not schedule.is_finished
+    schedule.end("large")
+    assert schedule.is_finished

@@ -18,7 +18,7 @@ import tifffile
 import torch
 
 from config.schema import InferSettings
-from run_utils.inference import slide_stream
+from run_utils.inference import output_folder
 from run_utils.inference.batch_run import infer_all
 from run_utils.inference.journal import Journal
 from run_utils.outputs import WRITERS, output_path
@@ -100,7 +100,7 @@ def unbroken(slide: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFac
     """What a run that nothing disturbs writes."""
     output = tmp_path_factory.mktemp("unbroken")
     assert infer_all(settings(slide, checkpoint, output)) == 0
-    assert not (output / slide_stream.UNFINISHED).exists()
+    assert not (output / output_folder.UNFINISHED).exists()
     assert manifest(output)[NAME]["num_nuclei"] > 40
     return contents(output)
 
@@ -110,7 +110,7 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_result(
     num_bytes: int, slide: Path, checkpoint: Path, unbroken: dict[str, bytes], tmp_path: Path, caplog
 ) -> None:
     chosen = settings(slide, checkpoint, tmp_path / "out")
-    journal = tmp_path / "out" / slide_stream.UNFINISHED / f"{NAME}.journal"
+    journal = tmp_path / "out" / output_folder.UNFINISHED / f"{NAME}.journal"
     process = start(chosen, journal, num_bytes)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -128,7 +128,7 @@ def test_ctrl_c_ends_cleanly_and_a_later_run_goes_on(
     slide: Path, checkpoint: Path, unbroken: dict[str, bytes], tmp_path: Path
 ) -> None:
     chosen = settings(slide, checkpoint, tmp_path / "out")
-    journal = tmp_path / "out" / slide_stream.UNFINISHED / f"{NAME}.journal"
+    journal = tmp_path / "out" / output_folder.UNFINISHED / f"{NAME}.journal"
     process = start(chosen, journal, num_bytes=5_000)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
@@ -182,7 +182,7 @@ def test_a_writer_that_fails_ends_the_slide_at_once(
 def test_a_slide_that_another_run_works_on_is_left_to_it(
     slide: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "out" / slide_stream.UNFINISHED
+    folder = tmp_path / "out" / output_folder.UNFINISHED
     folder.mkdir(parents=True)
     held = Journal(folder / f"{NAME}.journal", {})
     assert infer_all(settings(slide, checkpoint, tmp_path / "out")) == 0
@@ -371,7 +371,7 @@ def test_a_run_killed_as_it_ended_is_done_without_predicting_again(
     assert infer_all(chosen) == 0
     assert manifest(tmp_path / "out")[NAME]["num_nuclei"] > 40
     assert contents(tmp_path / "out") == unbroken
-    assert not (tmp_path / "out" / slide_stream.UNFINISHED).exists()
+    assert not (tmp_path / "out" / output_folder.UNFINISHED).exists()
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"time": 1}'])
