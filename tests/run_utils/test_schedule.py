@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from run_utils.cohort.schedule import Schedule
+from run_utils.cohort.schedule import MOST_LOSSES, Schedule
 
 
 def take_all(schedule):
@@ -30,6 +30,22 @@ def test_a_slide_that_failed_as_often_as_allowed_is_over():
     for is_left in (True, False):
         assert schedule.take() == "large"
         assert schedule.fail("large") is is_left
+    assert schedule.take() is None
+    assert schedule.is_finished
+
+
+def test_a_slide_whose_worker_was_lost_keeps_its_place():
+    schedule = Schedule({"large": 9, "small": 1})
+    assert schedule.take() == "large"
+    assert schedule.lose("large")
+    assert take_all(schedule) == ["large", "small"]
+
+
+def test_lost_workers_do_not_count_as_failures_until_a_slide_must_be_what_kills_them():
+    schedule = Schedule({"large": 9}, attempts=2)
+    for number in range(1, MOST_LOSSES + 1):
+        assert schedule.take() == "large"
+        assert schedule.lose("large") is (number < MOST_LOSSES)
     assert schedule.take() is None
     assert schedule.is_finished
 
