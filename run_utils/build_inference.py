@@ -78,7 +78,6 @@ class Engine(NamedTuple):
 def _torch(
     network: Network, engine: Engine, wrap: Callable[[torch.nn.Module], Run] | None = None
 ) -> Predictor:
-    keep_large_blocks()
     is_gpu = engine.device.type == "cuda"
     torch.backends.cudnn.benchmark = is_gpu  # windows are of one size: fast convolutions are worth finding
     fused = fuse(network, merge_decoders=is_gpu).to(memory_format=torch.channels_last)
@@ -141,6 +140,7 @@ def choose_predictor(settings: InferSettings, device: torch.device) -> str:
 
 def build_predictor(settings: InferSettings, monitor: Monitor | None = None) -> Predictor:
     """Return what turns tiles into maps, from a checkpoint, on the device of choice."""
+    keep_large_blocks()  # of a network's features and of a region's maps
     network = load_checkpoint(settings.checkpoint)
     device = resolve_device(settings.device)
     name = choose_predictor(settings, device)
