@@ -30,7 +30,7 @@ ASKED_GROWTH = 1.3  # of memory: flat, but for noise
 
 
 def main() -> None:
-    """Run `run_infer.py` on copies of an image of each size, the first to take memory; the sample's tissue fills them."""
+    """Run `run_infer.py` on images of each size, one before those that count; the sample's tissue fills them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIDES), help="Mpx")
     parser.add_argument("--predictor", default="auto")
