@@ -12,6 +12,7 @@ import torch
 
 CPU_FACTS, MEMORY_FACTS = Path("/proc/cpuinfo"), Path("/proc/meminfo")  # on Linux
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+CPUS_VARIABLE = "HOVERNET_CPUS"  # environment variable: CPUs that one of several workers on a machine may use
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -52,9 +53,9 @@ def _cpu_computes_bf16() -> bool:
 
 def usable_cpus() -> int:
     """Return how many CPUs this process may use, which under a scheduler are fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = os.environ.get(CPUS_VARIABLE, "")
+    return min(usable, int(share)) if share.isdigit() else usable
 
 
 def describe_device(device: torch.device) -> str:

@@ -15,7 +15,7 @@ from run_utils.settings_help import SETTINGS, describe_settings
 
 CONFIG_DIR = Path(schema.__file__).parent
 FAILURE, USAGE_ERROR = 1, 2  # exit statuses
-LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+LOG_FORMAT, DATE_FORMAT = "%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"
 HYDRA_OVERRIDES = [
     "hydra.run.dir=.",
     "hydra.output_subdir=null",
@@ -50,7 +50,7 @@ def run_command(name: str, function: Callable[[Any], int | None]) -> None:
     if any(argument in ("-h", "--help") for argument in sys.argv[1:]):
         sys.stdout.write(describe_settings(name, find_config_dir(name)))
         sys.exit(0)
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, datefmt="%H:%M:%S")
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, datefmt=DATE_FORMAT)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us instead of being printed
     try:
         sys.argv[1:] = HYDRA_OVERRIDES + _quote_all(sys.argv[1:])

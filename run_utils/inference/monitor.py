@@ -39,9 +39,11 @@ class Monitor:
 
     Args:
         tracer: is told of each batch of tiles; None for nobody.
+        has_bar: whether bars are drawn.
     """
 
-    def __init__(self, tracer: Tracer | None = None) -> None:
+    def __init__(self, tracer: Tracer | None = None, *, has_bar: bool = True) -> None:
+        self._has_bar = has_bar
         self._tracer = tracer
         self._seconds: dict[str, float] = defaultdict(float)
         self._lock = threading.Lock()
@@ -75,7 +77,8 @@ class Monitor:
         """
         self._num_nuclei = 0
         self._mm2_per_tile = area_mm2 / num_tiles if area_mm2 and num_tiles else None
-        with tqdm(total=num_tiles, desc=name, unit="tile", leave=False, disable=num_tiles < 2) as self._bar:
+        is_off = num_tiles < 2 or not self._has_bar
+        with tqdm(total=num_tiles, desc=name, unit="tile", leave=False, disable=is_off) as self._bar:
             try:
                 yield
             finally:

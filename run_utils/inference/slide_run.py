@@ -37,6 +37,7 @@ MPP_TOLERANCE = 0.05  # an image whose µm/px is this close to the network's is 
 WHOLE_PIXELS = 2**28  # working px that outputs which hold a whole image take: 16,384², a GiB of label map
 NO_TISSUE = "no tissue was found in it; give mask= an image of your own, or tissue=false to look everywhere"
 NOTHING_CHOSEN = "mask= marks nothing in it; mark where to look with values above 0"
+IS_BUSY = "another run is working on it"
 IS_DONE = "its outputs are there; overwrite=true predicts it anew"
 
 
@@ -84,7 +85,7 @@ class SlideRunner:
         try:
             status = self._run(name, path, identity)
         except JournalBusyError:
-            status = SlideStatus(name, SKIPPED, "another run is working on it")
+            status = SlideStatus(name, SKIPPED, IS_BUSY)
         except Exception as error:  # the run moves on to the next slide
             is_expected = isinstance(error, (OSError, ValueError, MemoryError))
             logger.error("%s failed: %s", path, error, exc_info=not is_expected)
