@@ -20,12 +20,14 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from config.schema import PhaseSettings, TrainingRun
 from models.hovernet.checkpoint import Network, save_checkpoint
+from run_utils.devices import describe_device
 from run_utils.report.page import write_page
 from run_utils.training.batches import draw_batches
 from run_utils.training.checkpoints import BEST_NAME, LAST_NAME, STATE_NAME, Progress, load_state, save_state
 from run_utils.training.device_transforms import DeviceTransforms
 from run_utils.training.forward import make_forward
 from run_utils.training.loss_meter import LossMeter
+from run_utils.training.record import RunRecord, write_scores
 from run_utils.training.schedule import learning_rate_at
 from run_utils.training.step_profile import StepProfile, profile_steps
 from run_utils.training.throughput import (
@@ -116,6 +118,13 @@ class Trainer:
         self.usage = self.logged = Usage()
         self.profile: StepProfile | None = None
         self._resume()
+        self.record = RunRecord(
+            self.output_dir,
+            num_phases=len(run.train.phases),
+            num_patches=parts.num_patches,
+            device=describe_device(parts.device),
+            resumes=self.progress.step > 0,
+        )
         self.tracker = Tracker(self.output_dir / "tensorboard", self.progress.step)
 
     def train(self) -> Progress:
@@ -266,22 +275,24 @@ class Trainer:
         write_page(page, self.output_dir / PAGE_NAME)
         if report.panel is not None:
             self.tracker.image("validation", report.panel, self.progress.step)
-        self._keep(network, report.scores)
+        if self._keep(network, report.scores):
+            write_scores(self.output_dir, report.evaluation, step=self.progress.step)
 
     def _title(self) -> str:
         return f"phase {self.progress.phase + 1} epoch {self.progress.epoch}"
 
-    def _keep(self, network: Network, scores: Mapping[str, float]) -> None:
-        """Save the network as the last, and as the best where its PQ is."""
+    def _keep(self, network: Network, scores: Mapping[str, float]) -> bool:
+        """Save the network as the last, and as the best where its PQ is; return whether it is."""
         facts = {**self.parts.facts, "validation": dict(scores), "step": self.progress.step}
         save_checkpoint(network, self.output_dir / LAST_NAME, **facts)
         score = scores.get("PQ", math.nan)
         if not score > self.progress.best_score:  # also when PQ is undefined
             self.progress.epochs_without_gain += self.settings.validate_every
-            return
+            return False
         self.progress.best_score = score
         self.progress.epochs_without_gain = 0
         save_checkpoint(network, self.output_dir / BEST_NAME, **facts)
+        return True
 
     def _is_stalled(self) -> bool:
         return 0 < self.settings.early_stop <= self.progress.epochs_without_gain
@@ -366,6 +377,7 @@ class Trainer:
         save_state(
             self.output_dir / STATE_NAME, self.progress, self.run, states, stain=self.parts.facts["stain"]
         )
+        self.record.write(self.progress, self.meter.read())
 
     def _resume(self) -> None:
         found = load_state(self.output_dir / STATE_NAME, self.run, stain=self.parts.facts["stain"])

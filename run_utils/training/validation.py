@@ -19,6 +19,7 @@ from models.hovernet.checkpoint import Network
 from models.hovernet.postprocess import decode
 from models.nuclei import NucleusType
 from run_utils.evaluation import Pooling, TypeScheme, report_images
+from run_utils.evaluation_report import EvaluationReport
 from run_utils.image_nuclei import ImageNuclei
 from run_utils.inference.maps import predict_region
 from run_utils.inference.pipeline import infer_image
@@ -43,11 +44,13 @@ class ValidationReport:
         scores: PQ, Dice and AJI as means over images; with types F_d and F of each type over all nuclei.
         panel: (H, W, 3) uint8 RGB picture of one image's input, truth, prediction and HV maps.
         page: all scores with intervals, and the best and worst images.
+        evaluation: the same as plain data, with the scores of each image.
     """
 
     scores: dict[str, float]
     panel: np.ndarray | None
     page: Report
+    evaluation: EvaluationReport
 
 
 class Validator:
@@ -131,7 +134,7 @@ class Validator:
             read_pair=pairs.get,
             num_examples=NUM_EXAMPLES,
         )
-        return ValidationReport(scores, self._draw(predictor), page)
+        return ValidationReport(scores, self._draw(predictor), page, evaluation)
 
     def _draw(self, predictor: TorchPredictor) -> np.ndarray:
         """Draw input, truth, prediction and HV maps of the first image's centre."""

@@ -1,0 +1,79 @@
+"""What a run leaves for tables over runs: where it stands, what it took, and the scores of its best network."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metrics.report import write_json
+
+if TYPE_CHECKING:  # what reads a record, such as a table, starts without torch
+    from run_utils.evaluation_report import EvaluationReport
+    from run_utils.training.checkpoints import Progress
+    from run_utils.training.throughput import Usage
+
+RECORD_NAME = "record.json"
+SCORES_NAME = "best.json"  # of best.pt
+
+
+class RunRecord:
+    """Writes `record.json` beside the state that a run resumes from: its progress in plain numbers, and its cost.
+
+    The cost is that of every attempt up to its last save; what a killed one did after it is not in there.
+
+    Args:
+        folder: of the run.
+        num_phases: that the run has.
+        num_patches: in an epoch.
+        device: that it trains on, in words.
+        resumes: whether it goes on from an earlier attempt, whose cost counts too.
+    """
+
+    def __init__(
+        self, folder: Path, *, num_phases: int, num_patches: int, device: str, resumes: bool
+    ) -> None:
+        self.folder = folder
+        self.num_phases = num_phases
+        self.num_patches = num_patches
+        self.device = device
+        before = read_record(folder) if resumes else {}
+        self._seconds, self._patches = before.get("seconds", 0.0), before.get("patches", 0)
+        self._started = time.perf_counter()
+
+    def write(self, progress: Progress, usage: Usage) -> None:
+        """Write where the run stands; `usage` is that of this attempt."""
+        patches = self._patches + usage.patches
+        content = {
+            "is_done": progress.phase >= self.num_phases,
+            "step": progress.step,
+            "best_pq": progress.best_score if progress.best_score >= 0 else None,
+            "seconds": round(self._seconds + time.perf_counter() - self._started, 1),
+            "patches": patches,
+            "epochs": round(patches / self.num_patches, 2),
+            "device": self.device,
+        }
+        write_json(self.folder / RECORD_NAME, content)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return what `RunRecord` wrote into the folder of a run; {} where it wrote nothing yet."""
+    return _read(folder / RECORD_NAME)
+
+
+def write_scores(folder: Path, evaluation: EvaluationReport, *, step: int) -> None:
+    """Write the scores of the best network: with intervals, and of each image, so that runs compare image by image."""
+    write_json(folder / SCORES_NAME, {"step": step, **evaluation.to_dict()})
+
+
+def read_scores(folder: Path) -> dict[str, Any]:
+    """Return what `write_scores` wrote into the folder of a run; {} where nothing was validated yet."""
+    return _read(folder / SCORES_NAME)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
