@@ -24,7 +24,7 @@ from run_utils.devices import (
     check_compiler,
     describe_device,
     free_memory,
-    resolve_device,
+    resolve_devices,
     resolve_precision,
     usable_cpus,
 )
@@ -33,7 +33,7 @@ from run_utils.inference.engines.predictor import EnginePredictor
 from run_utils.inference.engines.process import missing_packages
 from run_utils.inference.monitor import Monitor
 from run_utils.inference.plan import CPU_WINDOW, GPU_WINDOW, DecodeOptions, Plan
-from run_utils.inference.predictors import OverlappingPredictor, Predictor
+from run_utils.inference.predictors import OverlappingPredictor, Predictor, PredictorGroup
 from run_utils.inference.torch_predictor import CudaGraphs, Run, TorchPredictor
 from run_utils.inference.window import choose_window
 from run_utils.provenance import describe_environment
@@ -141,8 +141,13 @@ def choose_predictor(settings: InferSettings, device: torch.device) -> str:
 def build_predictor(settings: InferSettings, monitor: Monitor | None = None) -> Predictor:
     """Return what turns tiles into maps, from a checkpoint, on the device of choice."""
     keep_large_blocks()  # of a network's features and of a region's maps
+    members = [_build_member(settings, device, monitor) for device in resolve_devices(settings.device)]
+    return members[0] if len(members) == 1 else PredictorGroup(members, _num_requests(members[0].device))
+
+
+def _build_member(settings: InferSettings, device: torch.device, monitor: Monitor | None) -> Predictor:
+    """Return the predictor of one device."""
     network = load_checkpoint(settings.checkpoint)
-    device = resolve_device(settings.device)
     name = choose_predictor(settings, device)
     engine = Engine(
         device,
@@ -226,7 +231,7 @@ def build_plan(settings: InferSettings, predictor: Predictor) -> Plan:
         ),
         min_areas=decoding.get("min_areas", ()),
         read_workers=_num_workers(settings.read_workers, MAX_READ_WORKERS[kind]),
-        predict_workers=GPU_PREDICT_WORKERS if kind == "cuda" else 1,
+        predict_workers=len(resolve_devices(settings.device)) * _num_requests(predictor.device),
         decode_workers=_num_workers(
             settings.decode_workers, MAX_DECODE_WORKERS["device" if is_on_device else kind]
         ),
@@ -246,6 +251,11 @@ def resolved_facts(settings: InferSettings, predictor: Predictor, plan: Plan) ->
         "margin": predictor.geometry.margin,
         "commit": describe_environment()["commit"],
     }
+
+
+def _num_requests(device: torch.device) -> int:
+    """Return how many batches a predictor on a device is given at once."""
+    return GPU_PREDICT_WORKERS if device.type == "cuda" else 1
 
 
 def _kind(device: torch.device) -> str:

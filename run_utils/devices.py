@@ -35,6 +35,22 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def resolve_devices(names: str) -> list[torch.device]:
+    """Return the devices that a setting names, joined by commas; `all` names every GPU of this machine.
+
+    Raises:
+        ValueError: as `resolve_device`, and for devices of two kinds.
+    """
+    if names == "all":
+        names = ",".join(f"cuda:{index}" for index in range(torch.cuda.device_count())) or "cuda"
+    devices = [resolve_device(name.strip()) for name in names.split(",")]
+    if len({device.type for device in devices}) > 1:
+        raise ValueError(
+            f"device={names} names devices of two kinds; nuclei are found alike on one kind alone"
+        )
+    return devices
+
+
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     """Return the number format that a setting names; `auto` takes bf16 where the device computes in it."""
     if name != "auto":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import queue
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -88,6 +90,46 @@ class OverlappingPredictor:
         inner = (..., slice(self.edge, height - self.edge), slice(self.edge, width - self.edge))
         types = None if maps.types is None else maps.types[inner]
         return ProbabilityMaps(maps.nuclei[inner], maps.hv[inner], types)
+
+
+class PredictorGroup:
+    """Several predictors of one network, each on a device of its own: a batch goes to the one that is free.
+
+    Tiles, not rows of regions, are what is shared: each is predicted once, whatever the number of devices, and its
+    maps do not depend on who predicts it. (Rows would each predict again the tiles that they share with the next.)
+
+    Args:
+        members: at least one; the first speaks for all.
+        requests: batches that each takes at once.
+    """
+
+    def __init__(self, members: Sequence[Predictor], requests: int = 1) -> None:
+        self.members = members
+        self.requests = requests
+        first = members[0]
+        self.device = first.device
+        self.geometry = first.geometry
+        self.num_types = first.num_types
+        self.facts = first.facts
+        self._free: queue.Queue[Predictor] = queue.Queue()
+        for member in [*members] * requests:
+            self._free.put(member)
+
+    def predict(self, tiles: Tiles) -> ProbabilityMaps:
+        """Return the maps of (N, H, W, 3) uint8 RGB tiles; maps that stay on a device are on the member's."""
+        member = self._free.get()
+        try:
+            return member.predict(tiles)
+        finally:
+            self._free.put(member)
+
+
+def normalise_stain(predictor: Predictor, normalizer: Normalizer, source: StainStatistics) -> Predictor:
+    """Return a predictor that normalises the tiles of one slide first; of a group, each member on its own device."""
+    if isinstance(predictor, PredictorGroup):
+        members = [NormalisingPredictor(member, normalizer, source) for member in predictor.members]
+        return PredictorGroup(members, predictor.requests)
+    return NormalisingPredictor(predictor, normalizer, source)
 
 
 class NormalisingPredictor:

@@ -23,7 +23,7 @@ from run_utils.inference.manifest import Identity, Manifest, identify
 from run_utils.inference.monitor import Monitor
 from run_utils.inference.output_folder import Outputs
 from run_utils.inference.plan import Plan
-from run_utils.inference.predictors import NormalisingPredictor, Predictor
+from run_utils.inference.predictors import Predictor, normalise_stain
 from run_utils.inference.slide_stream import stream_slide
 from run_utils.inference.status import DONE, FAILED, SKIPPED, SlideStatus
 from run_utils.inputs import SLIDE_PIXELS, is_slide
@@ -186,7 +186,7 @@ class SlideRunner:
             source = self.normalizer.estimate(all_over)
         if source.is_identity:
             logger.warning("%s: shows too little stain to normalise: it is predicted as it is", name)
-        return NormalisingPredictor(self.predictor, self.normalizer, source), {
+        return normalise_stain(self.predictor, self.normalizer, source), {
             **stain,
             "source": source.to_dict(),
         }

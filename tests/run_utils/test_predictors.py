@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -20,8 +21,10 @@ from run_utils.build_inference import build_predictor
 from run_utils.inference.predictors import (
     NormalisingPredictor,
     OverlappingPredictor,
+    PredictorGroup,
     ProbabilityMaps,
     Tiles,
+    normalise_stain,
 )
 from run_utils.inference.torch_predictor import TorchPredictor
 from tests.conftest import ROOT
@@ -51,6 +54,32 @@ def test_a_slide_is_predicted_as_its_normalised_self(predictor: TorchPredictor) 
     assert normalising.geometry == predictor.geometry
     assert_same_maps(normalising.predict(tiles), predictor.predict(normalizer.transform(tiles, source)))
     assert np.abs(normalising.predict(tiles).nuclei - predictor.predict(tiles).nuclei).max() > 1e-3
+
+
+def test_a_group_works_on_as_many_batches_at_once_as_it_has_members(predictor: TorchPredictor) -> None:
+    meeting = threading.Barrier(2, timeout=30)
+
+    class Meeting(TorchPredictor):
+        def predict(self, tiles: Tiles) -> ProbabilityMaps:
+            meeting.wait()  # passed only where both predict at once
+            return super().predict(tiles)
+
+    group = PredictorGroup([Meeting(predictor.network, CPU, torch.float32) for _ in range(2)])
+    tiles = np.stack([stain_image(64, 64, seed=seed) for seed in range(2)])
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(group.predict, [tiles] * 4))
+    for maps in found:
+        assert_same_maps(maps, predictor.predict(tiles))
+
+
+def test_each_member_of_a_group_normalises_its_own_tiles(predictor: TorchPredictor) -> None:
+    normalizer = MacenkoNormalizer()
+    source = normalizer.estimate(stain_image(200, 200, seed=9))
+    group = normalise_stain(PredictorGroup([predictor, predictor]), normalizer, source)
+    tiles = stain_image(64, 64, seed=1)[None]
+    assert isinstance(group, PredictorGroup)
+    assert all(isinstance(member, NormalisingPredictor) for member in group.members)
+    assert_same_maps(group.predict(tiles), NormalisingPredictor(predictor, normalizer, source).predict(tiles))
 
 
 @pytest.mark.gpu

@@ -105,6 +105,13 @@ def unbroken(slide: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFac
     return contents(output)
 
 
+def test_two_devices_find_the_same_nuclei_as_one(
+    slide: Path, checkpoint: Path, unbroken: dict[str, bytes], tmp_path: Path
+) -> None:
+    assert infer_all(settings(slide, checkpoint, tmp_path, device="cpu,cpu")) == 0
+    assert contents(tmp_path) == unbroken
+
+
 @pytest.mark.parametrize("num_bytes", [1, 15_000])
 def test_a_run_killed_at_any_moment_goes_on_to_the_same_result(
     num_bytes: int, slide: Path, checkpoint: Path, unbroken: dict[str, bytes], tmp_path: Path, caplog
