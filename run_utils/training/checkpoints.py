@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from models.hovernet.checkpoint import read_checkpoint, write_atomically
+from run_utils.training.flat_settings import FREE_SETTINGS, flatten_settings
 
 STATE_NAME = "state.pt"  # to resume from
 BEST_NAME, LAST_NAME = "best.pt", "last.pt"  # networks, to use
-# Settings that may differ between a run and its resumption, since the weights, but for rounding, do not depend on them.
-FREE_SETTINGS = (
-    "output", "device", "view", "profile", "train.num_workers", "train.log_every", "train.checkpoint_every",
-    "train.compile", "train.checkpoint_gradients",
-)  # fmt: skip
 SAME_STAIN = (
     1e-4  # relative; a target fitted again by another processor differs less, by far less than a grey level
 )
@@ -122,21 +118,11 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    before, now = dict(_flatten(old)), dict(_flatten(new))
+    before, now = dict(flatten_settings(old)), dict(flatten_settings(new))
     names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     return [
         f"{name} was {before.get(name)}, is {now.get(name)}" for name in names if name not in FREE_SETTINGS
     ]
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, list) and value and isinstance(value[0], Mapping):
-            value = {str(number): item for number, item in enumerate(value)}
-        if isinstance(value, Mapping) and value:
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _is_same(one: Any, other: Any) -> bool:

@@ -1,0 +1,26 @@
+"""The settings of a run by their full names, and those of them that its weights do not depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+# Settings that may differ between a run and its resumption, since the weights, but for rounding, do not depend on them.
+FREE_SETTINGS = (
+    "output", "device", "view", "profile", "train.num_workers", "train.log_every", "train.checkpoint_every",
+    "train.compile", "train.checkpoint_gradients",
+)  # fmt: skip
+
+
+def flatten_settings(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each setting of a nested tree with its full name, such as `train.phases.0.epochs`.
+
+    Lists of groups are numbered from 0; other lists, and empty ones, are values.
+    """
+    for key, value in tree.items():
+        if isinstance(value, list) and value and isinstance(value[0], Mapping):
+            value = {str(number): item for number, item in enumerate(value)}
+        if isinstance(value, Mapping) and value:
+            yield from flatten_settings(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
