@@ -9,10 +9,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from tabulate import tabulate
 
+from benchmarks.charts import size_curves
 from benchmarks.figures import Figure, state
 from benchmarks.simulated_cohort import (
     FIRST_COME,
@@ -28,12 +30,12 @@ from benchmarks.simulated_cohort import (
     simulate,
 )
 
-OURS = f"{LONGEST_FIRST}, resuming"
+OURS, OTHER = LONGEST_FIRST, FIRST_COME
 WAYS = {
     OURS: (LONGEST_FIRST, True),
-    f"{FIRST_COME}, resuming": (FIRST_COME, True),
-    f"{RANDOM}, resuming": (RANDOM, True),
-    f"{LONGEST_FIRST}, from the beginning": (LONGEST_FIRST, False),
+    OTHER: (FIRST_COME, True),
+    RANDOM: (RANDOM, True),
+    "longest first, no resuming": (LONGEST_FIRST, False),
 }
 HEADINGS = (
     "way",
@@ -62,18 +64,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for each in dataclasses.fields(Assumptions):
         name = f"--{each.name.replace('_', '-')}"
         parser.add_argument(name, type=type(each.default), default=each.default, help="see below")
+    parser.add_argument("--chart", type=Path, help="SVG to write: time over the bound, by number of slides")
     options = vars(parser.parse_args(arguments))
-    sizes, seed = options.pop("slides"), options.pop("seed")
+    sizes, seed, chart = (options.pop(name) for name in ("slides", "seed", "chart"))
     assumed = Assumptions(**options)
     print(", ".join(f"{name} {value:g}" for name, value in dataclasses.asdict(assumed).items()), flush=True)
-    for num_slides in sizes:
-        _compare(assumed, num_slides, seed)
+    over_bound = {num_slides: _compare(assumed, num_slides, seed) for num_slides in sizes}
+    if chart is not None:
+        curves = {way: [(size, over[way]) for size, over in over_bound.items()] for way in (OURS, OTHER)}
+        title = f"time of a cohort on {assumed.workers:,} workers, times the lower bound"
+        chart.write_text(size_curves(curves, title, "slides"))
 
 
-def _compare(assumed: Assumptions, num_slides: int, seed: int) -> None:
-    """Run one cohort in each way, which all meet the same slides and workers."""
+def _compare(assumed: Assumptions, num_slides: int, seed: int) -> dict[str, float]:
+    """Run one cohort in each way, which all meet the same slides and workers; return makespans over the bound."""
     generator = np.random.default_rng(seed)
     cohort, fleet = draw_cohort(assumed, num_slides, generator), draw_fleet(assumed, generator)
+    mm2 = cohort.work.sum() / assumed.seconds_per_mm2
     bound_s, reason = lower_bound(cohort, fleet)
     outcomes = {
         way: simulate(
@@ -95,6 +102,7 @@ def _compare(assumed: Assumptions, num_slides: int, seed: int) -> None:
     rows = [_row(way, outcome, bound_s, fleet) for way, outcome in outcomes.items()]
     print(tabulate(rows, HEADINGS, floatfmt=("", ".3f", ".3f", ".1f", ".3f", ".1f", "", ".2f")))
     _state(num_slides, outcomes, bound_s, fleet)
+    return {way: outcome.makespan_s / bound_s for way, outcome in outcomes.items()}
 
 
 def _row(way: str, outcome: Outcome, bound_s: float, fleet: Fleet) -> tuple[object, ...]:

@@ -14,7 +14,7 @@ from run_utils.cohort.schedule import Schedule
 
 REGION_MM = 2048 * 0.25 / 1000  # height of a row of regions, at 0.25 µm/px
 SQUARE_SHARE = 0.5  # of the square around a slide's tissue that is tissue (assumed)
-LONGEST_FIRST, FIRST_COME, RANDOM = "longest first", "first come", "random"
+LONGEST_FIRST, FIRST_COME, RANDOM = "longest first", "first come", "random order"
 HOUR_S = 3600
 
 
@@ -38,7 +38,7 @@ class Assumptions:
         replacement_seconds: from a worker's failure till another starts in its place.
         handout_seconds: that the driver takes to hand out a slide, one after another.
         bandwidth_gb: a second, that all workers can read together; 0 for no limit.
-        mb_per_mm2: that are read for tissue and the glass around it.
+        mb_per_mm2: that are read: 16 Mpx at 0.25 µm/px of 0.48 bytes, as in the sample (`benchmarks.footprint`).
     """
 
     workers: int = 1000
@@ -56,7 +56,7 @@ class Assumptions:
     replacement_seconds: float = 300.0
     handout_seconds: float = 0.002
     bandwidth_gb: float = 0.0
-    mb_per_mm2: float = 4.0
+    mb_per_mm2: float = 7.6
 
 
 @dataclass(frozen=True)
