@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -52,7 +52,7 @@ def stream_regions(
     *,
     tissue: Tissue | None = None,
     monitor: Monitor | None = None,
-) -> Iterator[OwnedNuclei]:
+) -> Generator[OwnedNuclei, None, None]:
     """Give each region's nuclei, in order; reading, prediction and decoding of several regions overlap.
 
     A nucleus belongs to the region whose core holds its centroid, and is kept where tissue holds that point:

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -89,15 +89,11 @@ def stream_slide(
         boxes = (region.box_yxyx for region in left)
         num_tiles = count_tiles(result.shape, boxes, predictor, plan, tissue)
         mm2 = _area_mm2(result, tissue)
-        mm2_left = mm2 and mm2 * len(left) / max(len(regions), 1)
         result = replace(result, parts=lambda: number_parts(journal.records(), regions, grid, plan.halo))
-        with (
-            monitor.show(result.name, num_tiles, mm2_left),
-            _follow(result, names, outputs, journal, monitor) as followers,
-        ):
-            for owned in stream_regions(
-                result.read, grid, left, predictor, plan, tissue=tissue, monitor=monitor
-            ):
+        bar = monitor.show(result.name, num_tiles, mm2 and mm2 * len(left) / max(len(regions), 1))
+        found = stream_regions(result.read, grid, left, predictor, plan, tissue=tissue, monitor=monitor)
+        with bar, closing(found), _follow(result, names, outputs, journal, monitor) as followers:
+            for owned in found:
                 journal.append(owned)
                 _raise_first(followers)
             journal.finish()
