@@ -65,6 +65,7 @@ BENCHMARKS = (
     _row("viewer", "outputs", 1.2, needs=["chromium"]),
     _row("scaling", "slides", 2),
     _row("slide", "slides", 4),
+    _row("footprint", "cohorts", 1.5),
     _row("cohort_simulation", "cohorts", 1),
 )
 
