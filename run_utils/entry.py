@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from config import schema
+from config.sweeps import SweepLaunchSettings
 from run_utils.files import replacing
-from run_utils.settings_help import SETTINGS, describe_settings
+from run_utils.settings_help import SETTINGS, SWEPT, describe_settings
+from run_utils.sweeps import SWEEP_DIR, Sweep, forget_failures, launcher_options, report_failures
+
+logger = logging.getLogger(__name__)
 
 CONFIG_DIR = Path(schema.__file__).parent
 FAILURE, USAGE_ERROR = 1, 2  # exit statuses
 LOG_FORMAT, DATE_FORMAT = "%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"
 HYDRA_OVERRIDES = [
     "hydra.run.dir=.",
+    "hydra.sweep.subdir=.",
     "hydra.output_subdir=null",
     "hydra/job_logging=none",
     "hydra/hydra_logging=none",
@@ -34,6 +41,7 @@ VALUED_OPTIONS = (
     "--info",
     "-i",
 )
+SWEEP_OPTIONS = {"-m", "--multirun"}
 HINTS = ("object_type", "reference_type", "full_key", "To append")
 
 
@@ -53,8 +61,11 @@ def run_command(name: str, function: Callable[[Any], int | None]) -> None:
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, datefmt=DATE_FORMAT)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us instead of being printed
     try:
-        sys.argv[1:] = HYDRA_OVERRIDES + _quote_all(sys.argv[1:])
-        status = _run_hydra(name, function)
+        options, arguments = _split(sys.argv[1:])
+        if SWEEP_OPTIONS.isdisjoint(options):
+            status = _run_once(name, function, options, arguments)
+        else:
+            status = _run_sweep(name, options, arguments)
     except KeyboardInterrupt:
         status = _fail("interrupted; start the same command again to go on", status=130)
     except Exception as error:
@@ -75,13 +86,11 @@ def find_config_dir(name: str) -> Path:
     return own if (own / f"{name}.yaml").is_file() else CONFIG_DIR
 
 
-def _run_hydra(name: str, function: Callable[[Any], int | None]) -> int:
-    import hydra
-    from hydra.core.config_store import ConfigStore
+def _run_once(
+    name: str, function: Callable[[Any], int | None], options: Sequence[str], arguments: Sequence[str]
+) -> int:
     from omegaconf import OmegaConf
 
-    for key, node in SETTINGS.items():
-        ConfigStore.instance().store(group="schema", name=key, node=node, package="_global_")
     outcome: list[int | None | BaseException] = []
 
     def run(composed: Any) -> None:
@@ -96,20 +105,141 @@ def _run_hydra(name: str, function: Callable[[Any], int | None]) -> int:
         except BaseException as error:  # raised again below: Hydra would print its own report first
             outcome.append(error)
 
-    hydra.main(version_base=None, config_path=str(find_config_dir(name)), config_name=name)(run)()
+    quoted = [quote_value(argument) for argument in arguments]
+    if name in SWEPT and any(_is_launch(argument) for argument in quoted):
+        raise ValueError("launch= starts runs as jobs; add --multirun, whether it is one run or several")
+    _call_hydra(name, run, [*options, *HYDRA_OVERRIDES, *quoted])
     for result in outcome:
         if isinstance(result, BaseException):
             raise result
     return max((result or 0 for result in outcome if isinstance(result, int)), default=0)
 
 
-def _quote_all(arguments: list[str]) -> list[str]:
-    is_sweep = not {"-m", "--multirun"}.isdisjoint(arguments)
-    quoted = []
+def _call_hydra(name: str, task: Callable[[Any], None], arguments: Sequence[str]) -> None:
+    """Let Hydra compose what arguments, options first, ask for, and call `task` with it, once or for each run."""
+    import hydra
+    from hydra.core.config_store import ConfigStore
+
+    sys.argv[1:] = arguments
+    for key, node in SETTINGS.items():
+        ConfigStore.instance().store(group="schema", name=key, node=node, package="_global_")
+    hydra.main(version_base=None, config_path=str(find_config_dir(name)), config_name=name)(task)()
+
+
+def _run_sweep(name: str, options: Sequence[str], arguments: Sequence[str]) -> int:
+    """Run a command once for each combination of the values given, then show all runs beside one another.
+
+    Returns:
+        0, or 1 where a run failed.
+    """
+    if name not in SWEPT:
+        raise ValueError(f"{Path(sys.argv[0]).name} has no --multirun; start it once for each value")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            "--multirun starts processes itself; leave torchrun out, and set launch.gpus=N for N each run"
+        )
+    quoted = [quote_value(argument, is_sweep=True) for argument in arguments]
+    launch = _read_launch(list(filter(_is_launch, quoted)))
+    settings = [argument for argument in quoted if not _is_launch(argument)]
+    sweep, folders = _plan_sweep(settings, launch)
+    values: dict[str, object] = {
+        "hydra.sweep.dir": f"{sweep.output}/{SWEEP_DIR}",
+        "hydra.job.name": Path(sys.argv[0]).stem,
+    }
+    values |= launcher_options(launch, sweep.output)
+    launcher = [quote_value(f"{key}={value}") for key, value in values.items()]
+    forget_failures(folders)
+    if launch.kind != "local":  # jobs start without the script, and so without its folder in the path
+        paths = [str(CONFIG_DIR.parent), os.environ.get("PYTHONPATH", "")]
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    logger.info("%d runs below %s", len(folders), sweep.output)
+    for verbose in ("hydra", "hydra_plugins"):
+        logging.getLogger(verbose).setLevel(logging.WARNING)  # they repeat every setting for every run
+    lost = ""
+    try:
+        _call_hydra(name, _SweepTask(sweep), [*options, *HYDRA_OVERRIDES, *launcher, *settings])
+    except Exception as error:
+        if not type(error).__module__.startswith("submitit"):
+            raise
+        lost = _one_line(error)  # of a job that was killed; the others go on
+    from run_utils.comparison import show_runs  # late: it takes a second to import
+
+    sys.stdout.write(show_runs(sweep.output))
+    return report_failures(folders, lost)
+
+
+@dataclass(frozen=True)
+class _SweepTask:
+    """Runs one combination of settings; Hydra calls it here, or in the process of a job.
+
+    Attributes:
+        sweep: that the run is of.
+    """
+
+    sweep: Sweep
+
+    def __call__(self, composed: Any) -> None:
+        from hydra.core.hydra_config import HydraConfig
+        from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
+
+        arguments = list(HydraConfig.get().overrides.task)
+        pairs = (argument.lstrip("+").partition("=") for argument in arguments)
+        folder = self.sweep.folder_of({key: value for key, _, value in pairs})
+        composed.output = str(folder)
+        try:
+            text = settings_text(OmegaConf.to_object(composed))
+        except (ValueError, OmegaConfBaseException):
+            text = ""  # the run itself says what cannot be right
+        kept = [argument for argument in arguments if not argument.startswith("output=")]
+        self.sweep.run_one([*kept, f"output={folder}"], folder, text)
+
+
+def _plan_sweep(settings: Sequence[str], launch: SweepLaunchSettings) -> tuple[Sweep, list[Path]]:
+    """Return what the runs have in common, and the folder of each."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    overrides = OverridesParser.create().parse_overrides(list(settings))
+    outputs = [override for override in overrides if override.key_or_group == "output"]
+    if not outputs or outputs[-1].is_sweep_override():
+        raise ValueError("--multirun needs one output=FOLDER, in which each run gets a folder of its own")
+    choices = {
+        override.key_or_group: list(override.sweep_string_iterator())
+        for override in overrides
+        if override.is_sweep_override()
+    }
+    script, output = str(Path(sys.argv[0]).resolve()), str(outputs[-1].value())
+    sweep = Sweep(script, output, tuple(choices), num_processes=max(launch.gpus, 1))
+    combinations = itertools.product(*choices.values())
+    return sweep, [sweep.folder_of(dict(zip(choices, values, strict=True))) for values in combinations]
+
+
+def _is_launch(argument: str) -> bool:
+    return argument.startswith(("launch=", "launch."))
+
+
+def _read_launch(arguments: Sequence[str]) -> SweepLaunchSettings:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
+
+    overrides = OverridesParser.create().parse_overrides(list(arguments))
+    given = {
+        override.key_or_group.removeprefix("launch").lstrip(".") or "kind": override.value()
+        for override in overrides
+    }
+    launch = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SweepLaunchSettings), given))
+    assert isinstance(launch, SweepLaunchSettings)
+    return launch
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return Hydra's options, with their values, and the settings: Hydra wants all of the one before the others."""
+    options: list[str] = []
+    settings: list[str] = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
         is_option = argument.startswith("-") or before in VALUED_OPTIONS
-        quoted.append(argument if is_option else quote_value(argument, is_sweep=is_sweep))
-    return quoted
+        (options if is_option else settings).append(argument)
+    return options, settings
 
 
 def quote_value(argument: str, *, is_sweep: bool = False) -> str:
@@ -143,10 +273,15 @@ def quote_value(argument: str, *, is_sweep: bool = False) -> str:
 
 def save_settings(settings: Any, path: Path) -> None:
     """Write resolved settings as YAML beside a run's results."""
+    with replacing(path) as temporary:
+        temporary.write_text(settings_text(settings))
+
+
+def settings_text(settings: Any) -> str:
+    """Return settings as YAML."""
     from omegaconf import OmegaConf
 
-    with replacing(path) as temporary:
-        temporary.write_text(OmegaConf.to_yaml(OmegaConf.structured(settings)))
+    return OmegaConf.to_yaml(OmegaConf.structured(settings))
 
 
 def _is_configuration_error(error: Exception) -> bool:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from config import schema
+from config.comparison import CompareSettings
+from config.sweeps import SweepLaunchSettings
 
 SETTINGS = {
     "extract": schema.ExtractSettings,
@@ -21,7 +23,9 @@ SETTINGS = {
     "normalize": schema.NormalizeSettings,
     "convert": schema.ConvertSettings,
     "export": schema.ExportSettings,
+    "compare": CompareSettings,
 }
+SWEPT = ("train",)  # commands that take --multirun, and launch= with it
 WIDTH = 112
 INDENT = 34
 
@@ -45,6 +49,9 @@ def describe_settings(name: str, config_dir: Path) -> str:
         lines.append("")
     lines += ["Settings, with the default before any group's values:"]
     lines += [line for row in _rows(settings, "") for line in row]
+    if name in SWEPT:
+        lines += ["", "With --multirun, where key=a,b,c makes a run of each value (docs/sweeps.md):"]
+        lines += [line for row in _rows(SweepLaunchSettings, "launch.") for line in row]
     lines += ["", "--cfg job shows the values after all groups are put together.", ""]
     return "\n".join(lines)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 # Settings that may differ between a run and its resumption, since the weights, but for rounding, do not depend on them.
@@ -24,3 +25,13 @@ def flatten_settings(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tupl
             yield from flatten_settings(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
+
+
+def shorten_names(names: Sequence[str]) -> dict[str, str]:
+    """Return as much of the end of each full name as tells it from the others: `seed`, or `0.epochs` and `1.epochs`."""
+    parts = {name: re.split(r"[./]", name) for name in names}
+    for length in range(1, max(map(len, parts.values()), default=0) + 1):
+        short = {name: ".".join(pieces[-length:]) for name, pieces in parts.items()}
+        if len(set(short.values())) == len(names):
+            return short
+    return {name: name for name in names}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from metrics.report import write_json
 
@@ -14,8 +18,14 @@ if TYPE_CHECKING:  # what reads a record, such as a table, starts without torch
     from run_utils.training.checkpoints import Progress
     from run_utils.training.throughput import Usage
 
+logger = logging.getLogger(__name__)
+
 RECORD_NAME = "record.json"
 SCORES_NAME = "best.json"  # of best.pt
+PATIENCE = 1.0  # seconds; `read_status` holds the lock for a moment
+PRESENCE_NAME = ".training"  # locked while a process trains into the folder
+FAILURE_NAME = "failed.txt"  # why a run of a sweep failed
+DONE, GOING_ON, FAILED, STOPPED = "done", "going on", "failed", "stopped"
 
 
 class RunRecord:
@@ -70,6 +80,44 @@ def write_scores(folder: Path, evaluation: EvaluationReport, *, step: int) -> No
 def read_scores(folder: Path) -> dict[str, Any]:
     """Return what `write_scores` wrote into the folder of a run; {} where nothing was validated yet."""
     return _read(folder / SCORES_NAME)
+
+
+@contextlib.contextmanager
+def occupying(folder: Path) -> Iterator[None]:
+    """Keep other processes from training into a folder while the block runs.
+
+    Raises:
+        ValueError: where one does.
+    """
+    with (folder / PRESENCE_NAME).open("ab") as presence:
+        if not _lock(presence):
+            time.sleep(PATIENCE)
+        if not _lock(presence):
+            raise ValueError(f"another process trains into {folder}: wait for it, or give another output=")
+        yield
+
+
+def read_status(folder: Path) -> tuple[str, str]:
+    """Return how a run stands, DONE, GOING_ON, FAILED or STOPPED, and why it failed, "" where it did not."""
+    if read_record(folder).get("is_done"):
+        return DONE, ""
+    presence, failure = folder / PRESENCE_NAME, folder / FAILURE_NAME
+    if presence.is_file():
+        with presence.open("rb") as file:
+            if not _lock(file, fcntl.LOCK_SH):
+                return GOING_ON, ""
+    return (FAILED, failure.read_text(encoding="utf-8").strip()) if failure.is_file() else (STOPPED, "")
+
+
+def _lock(file: IO[bytes], kind: int = fcntl.LOCK_EX) -> bool:
+    """Return False where another process has locked the file; a file system without locks lets all through."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        logger.debug("%s cannot be locked on this file system", file.name)
+    return True
 
 
 def _read(path: Path) -> dict[str, Any]:
