@@ -167,7 +167,9 @@ def score(
         radius=radius_at(store.mpp),
         normalise=prepare,
     )
-    return validator.validate(network.to(device).to(memory_format=torch.channels_last)).scores
+    report = validator.validate(network.to(device).to(memory_format=torch.channels_last))
+    assert report is not None, "this process is the main one"
+    return report.scores
 
 
 if __name__ == "__main__":

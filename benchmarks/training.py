@@ -42,6 +42,7 @@ from run_utils.entry import CONFIG_DIR
 from run_utils.profiling import format_stages
 from run_utils.settings_help import SETTINGS
 from run_utils.training.batches import draw_batches
+from run_utils.training.parts import TrainingParts
 from run_utils.training.throughput import (
     BACKWARD,
     FORWARD,
@@ -52,7 +53,7 @@ from run_utils.training.throughput import (
     ThroughputMeter,
     Usage,
 )
-from run_utils.training.trainer import OPTIMIZERS, Trainer, TrainingParts
+from run_utils.training.trainer import OPTIMIZERS, Trainer
 
 IMAGE_SIDE, NUM_NUCLEI = 1024, 600  # pixels; nuclei an image, as CoNSeP has
 PATCHES_PER_IMAGE = 16  # of 540 px, one every 256

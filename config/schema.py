@@ -154,7 +154,7 @@ class PhaseSettings:
 
     Attributes:
         epochs: passes over the patches.
-        batch_size: patches a step.
+        batch_size: patches a step, of all processes together: the same whatever their number, each takes its share.
         learning_rate: at the start, after warm-up.
         freeze_encoder: whether the encoder stands still, its batch-norm statistics too.
         schedule: `constant`, `step` (times `step_factor` every `step_epochs`) or `cosine` to zero.
@@ -218,6 +218,9 @@ class TrainSettings:
             more time, the same gradients.
         clip_norm: largest norm of all gradients together; 0 does not clip.
         accumulate: batches whose gradients are added up before a step.
+        sync_batch_norm: where several processes train (torchrun), whether batch norms see the whole batch, so that
+            results do not depend on the number of processes; false lets each normalise its own share, which talks less
+            between them and wants shares of 8 patches or more.
         ema_decay: decay of the moving average of weights that is validated and saved as best; 0 for none.
         loss_weights: factor of each term of the loss.
         class_weights: weight of each type in nc_ce, background first; empty for none.
@@ -249,6 +252,7 @@ class TrainSettings:
     checkpoint_gradients: bool = False
     clip_norm: float = 0.0
     accumulate: int = 1
+    sync_batch_norm: bool = True
     ema_decay: float = 0.0
     loss_weights: LossWeights = field(default_factory=LossWeights)
     class_weights: list[float] = field(default_factory=list)

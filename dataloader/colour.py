@@ -8,7 +8,7 @@ runs in float32 and is rounded and clipped to 0..255 once, at the end.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import comb
 from typing import NamedTuple
@@ -89,7 +89,7 @@ class ColourAugment:
                 f"blur_kernels={self.blur_kernels} must be odd sizes from 1; set (1,) for no blur"
             )
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, images: Tensor, generator: torch.Generator, rows: range | None = None) -> Tensor:
         """Return the batch in new colours; the input is left as it was.
 
         On a GPU the host waits once, for the few numbers that say which sample is degraded how.
@@ -97,6 +97,8 @@ class ColourAugment:
         Args:
             images: (N, 3, H, W) uint8 RGB. An empty batch gives an empty batch.
             generator: the one source of randomness, on the CPU, so that no draw waits for the images' device.
+            rows: the places of the images in a larger batch, whose size is the range's stop: each gets what it would
+                get there. None for a batch that is whole.
 
         Returns:
             (N, 3, H, W) uint8 RGB in the memory format of ``images``.
@@ -105,17 +107,18 @@ class ColourAugment:
             ValueError: if ``images`` is not uint8 RGB, or ``generator`` does not lie on the CPU.
         """
         check_batch(images, generator)
-        drawn, noise_seed = self._draw(len(images), generator)
-        noise_generator = torch.Generator(images.device).manual_seed(noise_seed)
+        rows = rows or range(len(images))
+        drawn, noise_seed = self._draw(rows.stop, generator)
+        noise = _draw_noise(drawn.kind.tolist(), rows, images, noise_seed)
         coloured = torch.empty_like(images)
         step = 1 if _is_on_host(images) else max(len(images), 1)  # a CPU's cache holds one sample's floats
         for start in range(0, len(images), step):
-            rows = slice(start, start + step)
-            mine = _Draws(*(values[..., rows] for values in drawn))
-            pixels = images[rows].to(torch.float32, memory_format=torch.contiguous_format)
-            self._degrade(pixels, images[rows], mine, noise_generator)
+            chunk = slice(start, start + step)
+            mine = _Draws(*(values[..., rows.start :: rows.step][..., chunk] for values in drawn))
+            pixels = images[chunk].to(torch.float32, memory_format=torch.contiguous_format)
+            self._degrade(pixels, images[chunk], mine, noise)
             self._recolour(pixels, mine.tone.to(images.device, non_blocking=True))
-            coloured[rows] = pixels.round_().clamp_(0, 255).to(torch.uint8)
+            coloured[chunk] = pixels.round_().clamp_(0, 255).to(torch.uint8)
         return coloured
 
     def _draw(self, num: int, generator: torch.Generator) -> tuple[_Draws, int]:
@@ -135,7 +138,7 @@ class ColourAugment:
         return _Draws(kind, sizes, spread, is_per_channel < 0.5, tone), noise_seed
 
     def _degrade(
-        self, pixels: Tensor, images: Tensor, drawn: _Draws, noise_generator: torch.Generator
+        self, pixels: Tensor, images: Tensor, drawn: _Draws, noise_of_rows: Iterator[Tensor]
     ) -> None:
         """Blur, median-filter or add noise to the float32 ``pixels`` in place, one or none to a sample."""
         kinds, median_sizes = torch.stack([drawn.kind, drawn.sizes[0]]).tolist()
@@ -148,7 +151,7 @@ class ColourAugment:
             if rows := _rows_where([draw == (_MEDIAN, size) for draw in draws]):
                 pixels[rows] = filter_median(images[rows], size).to(pixels.dtype)
         if rows := _rows_where([kind == _NOISE for kind in kinds]):
-            noise = torch.randn(pixels[rows].shape, generator=noise_generator, device=pixels.device)
+            noise = next(noise_of_rows)
             colours, deviation = torch.stack(
                 [drawn.is_per_channel[rows], self.noise * drawn.spread[rows]]
             ).to(pixels.device, non_blocking=True)
@@ -174,6 +177,27 @@ class ColourAugment:
             saturation = torch.where(saturation_place < hue_place, 1.0, saturation)
             contrast = torch.where(contrast_place < hue_place, 1.0, contrast)
         adjust_tone(pixels, saturation, contrast, self.brightness * more_brightness)
+
+
+def _draw_noise(kinds: list[int], rows: range, images: Tensor, seed: int) -> Iterator[Tensor]:
+    """Yield the noise, mean 0 and deviation 1, of the next of our rows that get some: one at a time on a CPU.
+
+    That of the whole batch is drawn, and what is not ours dropped: each row gets the same in whatever share it is.
+
+    Args:
+        kinds: degradation of each row of the whole batch.
+        rows: ours.
+        images: (N, 3, H, W) of our rows.
+        seed: of the noise.
+    """
+    generator = torch.Generator(images.device).manual_seed(seed)
+    noisy = [row for row, kind in enumerate(kinds) if kind == _NOISE]
+    groups = [[row] for row in noisy] if _is_on_host(images) else [noisy]
+    for group in groups:
+        shape = (len(group), *images.shape[1:])
+        noise = torch.randn(shape, generator=generator, device=images.device)
+        if chosen := _rows_where([row in rows for row in group]):
+            yield noise[chosen]
 
 
 def _rows_where(is_wanted: list[bool]) -> list[int] | slice | None:

@@ -29,12 +29,13 @@ from models.hovernet.targets import split_pieces
 from models.nuclei import NucleusType
 from run_utils.build_inference import default_window
 from run_utils.devices import resolve_device, resolve_precision, usable_cpus
+from run_utils.distributed import ALONE, World
 from run_utils.inference.plan import Plan
 from run_utils.outputs import default_colours
 from run_utils.stain import build_normalizer, describe_stain
 from run_utils.training.balance import balance_types, weigh_patches
 from run_utils.training.device_transforms import DeviceTransforms, SourceNormaliser, Stage
-from run_utils.training.trainer import TrainingParts
+from run_utils.training.parts import TrainingParts
 from run_utils.training.validation import Validator
 
 logger = logging.getLogger(__name__)
@@ -135,8 +136,12 @@ def colour_types(class_names: Sequence[str]) -> tuple[NucleusType, ...] | None:
     return tuple(NucleusType(name, colour) for name, colour in zip(class_names, colours, strict=True))
 
 
-def build_training(run: TrainingRun) -> TrainingParts:
+def build_training(run: TrainingRun, world: World = ALONE) -> TrainingParts:
     """Put together what the training loop works with.
+
+    Args:
+        run: the settings.
+        world: the processes that train together.
 
     Raises:
         FileNotFoundError, ValueError: where the patch stores are missing or do not fit the settings.
@@ -145,7 +150,7 @@ def build_training(run: TrainingRun) -> TrainingParts:
     store = open_store(run, run.data.train_store)
     types = colour_types(store.class_names) if run.model.has_types else None
     _check_has_types(run, types)
-    device = resolve_device(run.device)
+    device = world.place(resolve_device(run.device))
     dtype = resolve_precision(settings.precision, device)
     network = build_network(run, None if types is None else len(types))
     input_size = settings.input_size or network.geometry.published
@@ -171,11 +176,13 @@ def build_training(run: TrainingRun) -> TrainingParts:
             class_weights or None,
             focal_gamma=settings.focal_gamma,
             legacy=settings.legacy,
+            sum_over=world.sum_over,
         ).to(device),
-        validator=_build_validator(run, types, device, dtype, normalizer),
+        validator=_build_validator(run, types, device, dtype, normalizer, world),
         device=device,
         dtype=dtype,
-        num_workers=min(usable_cpus(), MAX_WORKERS) if settings.num_workers < 0 else settings.num_workers,
+        num_workers=_count_workers(world) if settings.num_workers < 0 else settings.num_workers,
+        world=world,
         patch_weights=_weigh_patches(run, patches),
         facts={
             "types": types,
@@ -185,6 +192,11 @@ def build_training(run: TrainingRun) -> TrainingParts:
             "settings": dataclasses.asdict(run),
         },
     )
+
+
+def _count_workers(world: World) -> int:
+    """Return how many processes read patches for this one: the machine's CPUs are shared by all that train on it."""
+    return max(min(usable_cpus() // world.local_size, MAX_WORKERS), 1)
 
 
 def _check_class_weights(weights: Sequence[float], types: tuple[NucleusType, ...] | None) -> None:
@@ -265,6 +277,7 @@ def _build_validator(
     device: torch.device,
     dtype: torch.dtype,
     normalizer: Normalizer | None,
+    world: World,
 ) -> Validator | None:
     name = run.data.validation_store
     if not any((Path(run.data.patches) / folder).is_dir() for folder in (f"{name}.zarr", name)):
@@ -277,7 +290,16 @@ def _build_validator(
     normalise = None
     if normalizer is not None:
         normalise = SourceNormaliser(normalizer, store.stain_statistics(run.stain.method))
-    return Validator(store, types, device=device, dtype=dtype, plan=plan, radius=radius, normalise=normalise)
+    return Validator(
+        store,
+        types,
+        device=device,
+        dtype=dtype,
+        plan=plan,
+        radius=radius,
+        normalise=normalise,
+        world=world,
+    )
 
 
 def _check_same_types(store: Patches, types: tuple[NucleusType, ...] | None) -> None:

@@ -40,12 +40,14 @@ class HedJitter:
             if not 0 <= value <= 1:
                 raise ValueError(f"{name}={value} lies outside 0..1; set 0 to switch it off")
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, images: Tensor, generator: torch.Generator, rows: range | None = None) -> Tensor:
         """Return the batch in new stains; the input is left as it was.
 
         Args:
             images: (N, 3, H, W) uint8 RGB. An empty batch gives an empty batch.
             generator: the one source of randomness, on the CPU, so that no draw waits for the images' device.
+            rows: the places of the images in a larger batch, whose size is the range's stop: each gets what it would
+                get there. None for a batch that is whole.
 
         Returns:
             (N, 3, H, W) uint8 RGB in the memory format of ``images``.
@@ -54,7 +56,9 @@ class HedJitter:
             ValueError: if ``images`` is not uint8 RGB, or ``generator`` does not lie on the CPU.
         """
         check_batch(images, generator)
-        draws = 2 * torch.rand((2, len(images), 3), generator=generator, dtype=torch.float64) - 1
+        rows = rows or range(len(images))
+        draws = 2 * torch.rand((2, rows.stop, 3), generator=generator, dtype=torch.float64) - 1
+        draws = draws[:, rows.start :: rows.step]
         matrices, offsets = self.density_changes(draws[0], draws[1])
         matrices, offsets = (
             part.to(images.device, torch.float32, non_blocking=True)[..., None, None]

@@ -14,7 +14,7 @@ from torch import Tensor
 from dataloader.stain import Normalizer, StainStatistics
 from models.hovernet.targets import Targets, make_targets
 
-ColourTransform = Callable[[Tensor, torch.Generator], Tensor]
+ColourTransform = Callable[[Tensor, torch.Generator, range | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Stage:
         name: as a contact sheet shows it.
         number: of its own among all stages there are: its draws do not depend on which others are switched on.
         normalise: changes (N, 3, H, W) uint8 images, given the number of each one's source image.
-        colour: changes them at random, by the generator it is given; one of the two is set.
+        colour: changes them at random, by the generator it is given and their places in the batch; one of the two is
+            set.
     """
 
     name: str
@@ -33,13 +34,15 @@ class Stage:
     normalise: Callable[[Tensor, Sequence[int]], Tensor] | None = None
     colour: ColourTransform | None = None
 
-    def __call__(self, images: Tensor, sources: Sequence[int], seed: int) -> Tensor:
+    def __call__(
+        self, images: Tensor, sources: Sequence[int], seed: int, rows: range | None = None
+    ) -> Tensor:
         """Return (N, 3, H, W) uint8 images after this stage, in the memory format of ``images``."""
         if self.normalise is not None:
             images = self.normalise(images, sources)
         if self.colour is not None:
             own_seed = np.random.SeedSequence([seed, self.number]).generate_state(1, np.uint64)[0]
-            images = self.colour(images, torch.Generator().manual_seed(int(own_seed >> 1)))
+            images = self.colour(images, torch.Generator().manual_seed(int(own_seed >> 1)), rows)
         return images
 
 
@@ -85,22 +88,28 @@ class DeviceTransforms:
     legacy: bool = False
     channels_last: bool = True
 
-    def __call__(self, batch: Mapping[str, Tensor], seed: int) -> tuple[Tensor, Targets]:
+    def __call__(
+        self, batch: Mapping[str, Tensor], seed: int, rows: range | None = None
+    ) -> tuple[Tensor, Targets]:
         """Return images (N, 3, H, W) uint8 and their targets.
 
         Args:
             batch: `image` (N, H, W, 3) uint8, `label_map` (N, H, W) int32, `source` (N,) int64, the number of each
                 one's source image, and, with types, `type_map` (N, H, W) uint8; on the CPU.
             seed: decides the colours of this batch, on any device layout and at any resumption.
+            rows: the places of the N patches in the batch, whose size is the range's stop, where processes share one:
+                a patch looks as it would in one process. None for a batch that is whole.
         """
         max_id = int(batch["label_map"].max())  # read on the CPU: the device is not waited for
         label_map = batch["label_map"].to(self.device, non_blocking=True)
         types = batch["type_map"].to(self.device, non_blocking=True) if self.has_types else None
-        images = deque(self.stage_images(batch, seed), maxlen=1).pop()[1]
+        images = deque(self.stage_images(batch, seed, rows), maxlen=1).pop()[1]
         targets = make_targets(label_map, types, self.output_size, legacy=self.legacy, max_id=max_id)
         return images, targets
 
-    def stage_images(self, batch: Mapping[str, Tensor], seed: int) -> Iterator[tuple[str, Tensor]]:
+    def stage_images(
+        self, batch: Mapping[str, Tensor], seed: int, rows: range | None = None
+    ) -> Iterator[tuple[str, Tensor]]:
         """Yield the name of each stage with the batch's images after it, first of all as they were read."""
         images = batch["image"].to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # (N, 3, H, W)
         if not self.channels_last:
@@ -108,5 +117,5 @@ class DeviceTransforms:
         yield "patch", images
         sources = batch["source"].tolist()
         for stage in self.stages:
-            images = stage(images, sources, seed)
+            images = stage(images, sources, seed, rows)
             yield stage.name, images

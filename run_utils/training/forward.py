@@ -29,20 +29,26 @@ DECODER_BLOCKS: dict[type[nn.Module], Callable[[Any], list[nn.Module]]] = {
 }
 
 
-def make_forward(network: Network, settings: TrainSettings) -> Forward:
+def make_forward(network: Network, settings: TrainSettings, parallel: nn.Module | None = None) -> Forward:
     """Return what maps (N, 3, H, W) images to a network's outputs in training, as the settings say.
+
+    Args:
+        network: the network.
+        settings: of its training.
+        parallel: what runs it so that processes share its gradients; None for the network itself.
 
     Raises:
         ValueError: where it is to be compiled, and there is no compiler.
     """
+    whole = network if parallel is None else parallel
     if settings.compile:
-        return compile_forward(network)
+        return compile_forward(whole)
     if settings.checkpoint_gradients:
-        return recompute_forward(network)
-    return network
+        return recompute_forward(network, whole)
+    return whole
 
 
-def compile_forward(network: Network, backend: str = "inductor") -> Forward:
+def compile_forward(network: nn.Module, backend: str = "inductor") -> Forward:
     """Return the network's forward pass compiled by `torch.compile`, which the first step of each phase waits for.
 
     Args:
@@ -57,17 +63,22 @@ def compile_forward(network: Network, backend: str = "inductor") -> Forward:
     return cast(Forward, torch.compile(network, backend=backend, dynamic=False))
 
 
-def recompute_forward(network: Network) -> Forward:
+def recompute_forward(network: Network, whole: nn.Module | None = None) -> Forward:
     """Return a forward pass that keeps only what enters the blocks of encoder and decoder.
 
     What happens within a block is computed again when its gradients are. Outputs, gradients and the statistics of
     batch norms are those of the plain forward pass.
+
+    Args:
+        network: whose blocks they are.
+        whole: what is called, and runs the network; None for the network itself.
     """
+    call = network if whole is None else whole
     blocks = [*network.encoder_parts, *DECODER_BLOCKS[type(network)](network)]
 
     def forward(images: Tensor) -> HoverMaps:
         with _recomputed(blocks):
-            return network(images)
+            return call(images)
 
     return forward
 
@@ -100,9 +111,9 @@ def _keeping_statistics(block: nn.Module) -> Iterator[None]:
     """Leave the running statistics of batch norms as they are: the first run has moved them."""
     norms = [module for module in block.modules() if isinstance(module, _BatchNorm) and module.training]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
+    for norm, (_, count) in zip(norms, before, strict=True):
         norm.momentum = 0.0
-        norm.num_batches_tracked = None
+        norm.num_batches_tracked = None if count is None else count.clone()
     try:
         yield
     finally:

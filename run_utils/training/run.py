@@ -11,11 +11,14 @@ from torch.utils.data import default_collate
 from config.schema import TrainingRun
 from dataloader.memory import keep_freed_memory
 from run_utils.build import build_training
+from run_utils.devices import resolve_device
+from run_utils.distributed import World, start_world
 from run_utils.entry import save_settings
 from run_utils.provenance import write_provenance
 from run_utils.training.checkpoints import STATE_NAME
 from run_utils.training.contact_sheet import write_contact_sheet
-from run_utils.training.trainer import Trainer, TrainingParts
+from run_utils.training.parts import TrainingParts
+from run_utils.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -24,24 +27,39 @@ SHEET_NAME = "contact_sheet.png"
 
 
 def train(run: TrainingRun) -> None:
-    """Train a network into `run.output`, or resume; with `view`, write a contact sheet instead."""
+    """Train a network into `run.output`, or resume; with `view`, write a contact sheet instead.
+
+    Where torchrun has started several processes, they share the work, and the main one writes.
+
+    Raises:
+        ConnectionError: where one of several processes is lost.
+    """
+    with start_world(resolve_device(run.device)) as world:
+        _train(run, world)
+
+
+def _train(run: TrainingRun, world: World) -> None:
     output_dir = Path(run.output)
-    output_dir.mkdir(parents=True, exist_ok=True)
+    if world.is_main:
+        output_dir.mkdir(parents=True, exist_ok=True)
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = (
         True  # patches are of one size: the fastest convolutions are worth finding
     )
     keep_freed_memory()
-    parts = build_training(run)
+    parts = build_training(run, world)
     if run.view:
-        view(parts, run)
+        if world.is_main:
+            view(parts, run)
         return
     trainer = Trainer(parts, run)
-    if not (output_dir / STATE_NAME).is_file():
+    if world.is_main and not (output_dir / STATE_NAME).is_file():
         save_settings(run, output_dir / "settings.yaml")
         write_provenance(output_dir / "run.json", seed=run.seed)
     count = sum(parameter.numel() for parameter in parts.network.parameters())
     where = f"{str(parts.dtype).removeprefix('torch.')} on {parts.device}"
+    if world.is_shared:
+        where += f", {world.size} processes"
     logger.info("%s: %s parameters, %d patches, %s", run.model.name, f"{count:,}", parts.num_patches, where)
     progress = trainer.train()
     logger.info("%s: done after %d steps, best PQ %.4f", output_dir, progress.step, progress.best_score)

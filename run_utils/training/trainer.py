@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,22 +13,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from config.schema import PhaseSettings, TrainingRun
-from models.hovernet.checkpoint import Network, save_checkpoint
+from models.hovernet.checkpoint import Network
 from run_utils.devices import describe_device
-from run_utils.report.page import write_page
+from run_utils.distributed import without_sharing
 from run_utils.training.batches import draw_batches
-from run_utils.training.checkpoints import BEST_NAME, LAST_NAME, STATE_NAME, Progress, load_state, save_state
-from run_utils.training.device_transforms import DeviceTransforms
-from run_utils.training.forward import make_forward
+from run_utils.training.checkpoints import STATE_NAME, Progress, load_state
+from run_utils.training.forward import Forward, make_forward
 from run_utils.training.loss_meter import LossMeter
-from run_utils.training.record import RunRecord, write_scores
+from run_utils.training.parts import Batch, TrainingParts
+from run_utils.training.run_folder import RunFolder
 from run_utils.training.schedule import learning_rate_at
 from run_utils.training.step_profile import StepProfile, profile_steps
+from run_utils.training.synced_norm import sync_batch_norms
 from run_utils.training.throughput import (
     BACKWARD,
     FORWARD,
@@ -40,52 +40,17 @@ from run_utils.training.throughput import (
     ThroughputMeter,
     Usage,
 )
-from run_utils.training.tracking import Tracker
-from run_utils.training.validation import Validator
 
 logger = logging.getLogger(__name__)
 
-PAGE_NAME = "validation.html"
 PROFILE_DIR = "profile"
+BAR: dict[str, Any] = {"unit": "step", "mininterval": 2, "dynamic_ncols": True}
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
 }
 
-Batch = Mapping[str, Tensor]
 Weights = tuple[Tensor, ...] | list[Tensor]
-Loss = Callable[..., tuple[Tensor, Mapping[str, Tensor]]]
-
-
-@dataclass
-class TrainingParts:
-    """What the loop works with; `run_utils.build` puts it together.
-
-    Attributes:
-        network: gives HoverMaps; already on its device.
-        patches: items named `epoch * len + patch`.
-        num_patches: patches in an epoch.
-        transforms: batch to images and targets, on the device.
-        loss: maps and targets to the total and its named terms.
-        validator: scores a network on whole images; None trains without validation.
-        device: of network, transforms and loss.
-        dtype: number format of the forward pass.
-        num_workers: processes that read patches.
-        patch_weights: (num_patches,) how often each patch is drawn; None draws each once an epoch.
-        facts: what the saved network should know: `types`, `mpp`, `stain` and notes.
-    """
-
-    network: Network
-    patches: Dataset[Batch]
-    num_patches: int
-    transforms: DeviceTransforms
-    loss: Loss
-    validator: Validator | None
-    device: torch.device
-    dtype: torch.dtype
-    num_workers: int
-    patch_weights: np.ndarray | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Trainer:
@@ -99,15 +64,19 @@ class Trainer:
         usage: what the last epoch took.
 
     Raises:
-        ValueError: where the output folder holds a run with other settings.
+        ValueError: where the output folder holds a run with other settings, or processes outnumber a batch.
     """
 
     def __init__(self, parts: TrainingParts, run: TrainingRun) -> None:
         self.parts = parts
         self.run = run
         self.settings = run.train
+        self.world = parts.world
         self.network = parts.network
-        self.forward = make_forward(parts.network, run.train)
+        self._check_batch_sizes()
+        self._join()
+        self.parallel: nn.Module = parts.network
+        self.forward = make_forward(parts.network, run.train)  # as of now, where it cannot be
         self.average = self._make_average()
         self.scaler = torch.amp.GradScaler(parts.device.type, enabled=parts.dtype == torch.float16)
         self.output_dir = Path(run.output)
@@ -118,14 +87,7 @@ class Trainer:
         self.usage = self.logged = Usage()
         self.profile: StepProfile | None = None
         self._resume()
-        self.record = RunRecord(
-            self.output_dir,
-            num_phases=len(run.train.phases),
-            num_patches=parts.num_patches,
-            device=describe_device(parts.device),
-            resumes=self.progress.step > 0,
-        )
-        self.tracker = Tracker(self.output_dir / "tensorboard", self.progress.step)
+        self.folder = self._open_folder() if self.world.is_main else None
 
     def train(self) -> Progress:
         """Run every phase that is left; return where the run ended.
@@ -133,24 +95,28 @@ class Trainer:
         Raises:
             FloatingPointError: when a loss term stops being finite; the last good state stays on disk.
         """
-        folder = self.output_dir / PROFILE_DIR if self.run.profile else None
+        folder = self.output_dir / PROFILE_DIR if self.run.profile and self.world.is_main else None
         try:
             with profile_steps(folder, self.meter) as self.profile:
                 while self.progress.phase < len(self.settings.phases):
                     self._run_phase(self.settings.phases[self.progress.phase])
                     self._start_next_phase()
         finally:
-            self.tracker.close()
+            if self.folder is not None:
+                self.folder.tracker.close()
         return self.progress
 
     def _run_phase(self, phase: PhaseSettings) -> None:
-        batch_size = min(phase.batch_size, self.parts.num_patches)
+        batch_size = self._batch_size(phase)
         batches_per_epoch = self._batches_per_epoch(batch_size)
         loader = iter(self._make_loader(batch_size, batches_per_epoch, phase.epochs))
         total = phase.epochs * batches_per_epoch
         done = self.progress.epoch * batches_per_epoch + self.progress.batch
         name = f"phase {self.progress.phase + 1}/{len(self.settings.phases)}"
-        bar = tqdm(total=total, initial=done, desc=name, unit="step", mininterval=2, dynamic_ncols=True)
+        is_quiet = not self.world.is_main
+        bar = tqdm(total=total, initial=done, desc=name, disable=is_quiet, **BAR)
+        self._set_mode(phase)
+        self.parallel, self.forward = self._share_gradients()
         with bar, logging_redirect_tqdm():
             while self.progress.epoch < phase.epochs and not self._is_stalled():
                 self._run_epoch(phase, loader, batches_per_epoch, bar)
@@ -172,10 +138,13 @@ class Trainer:
         begun = self.progress.batch // accumulate * accumulate
         with self.meter.stage(WAIT):
             batch = next(loader)
-        self._accumulate(batch, share=1 / min(accumulate, num_batches - begun))
+        is_last = (self.progress.batch + 1) % accumulate == 0 or self.progress.batch + 1 == num_batches
+        rows = self.world.rows(self._batch_size(phase))
+        with contextlib.nullcontext() if is_last else without_sharing(self.parallel):
+            self._accumulate(batch, rows, share=1 / min(accumulate, num_batches - begun))
         self.progress.batch += 1
         bar.update()
-        if self.progress.batch % accumulate and self.progress.batch < num_batches:
+        if not is_last:
             return
         steps_per_epoch = math.ceil(num_batches / accumulate)
         phase_step = self.progress.epoch * steps_per_epoch + begun // accumulate
@@ -184,14 +153,14 @@ class Trainer:
             self._step(rate)
         self._after_step(rate, bar)
 
-    def _accumulate(self, batch: Batch, *, share: float) -> None:
-        """Add the gradients of one batch, which is `share` of its step."""
+    def _accumulate(self, batch: Batch, rows: range, *, share: float) -> None:
+        """Add the gradients of one batch, which is `share` of its step, and of which this process has some rows."""
         parts = self.parts
         position = [self.run.seed, self._epochs_before() + self.progress.epoch, self.progress.batch]
         seed = int(np.random.SeedSequence(position).generate_state(1)[0])
-        torch.manual_seed(seed)  # for layers that draw, such as stochastic depth
+        torch.manual_seed(seed + self.world.rank)  # for layers that draw, such as stochastic depth
         with self.meter.stage(TRANSFORMS):
-            images, targets = parts.transforms(batch, seed)
+            images, targets = parts.transforms(batch, seed, rows)
         with self.meter.stage(FORWARD), self._autocast():
             maps = self.forward(images)
         with self.meter.stage(LOSS):
@@ -199,7 +168,7 @@ class Trainer:
         with self.meter.stage(BACKWARD):
             self.scaler.scale(total * share).backward()
         self.losses.add({**terms, "total": total})
-        self.meter.add(len(images))
+        self.meter.add(rows.stop)  # what all processes have done
 
     def _step(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
@@ -216,27 +185,29 @@ class Trainer:
 
     def _after_step(self, rate: float, bar: tqdm) -> None:
         if self.progress.step % self.settings.log_every == 0:
-            means = self._mean_losses()
-            self.losses.reset()
-            self.tracker.scalars("loss", means, self.progress.step)
-            usage = self._since_log()
-            rates = {
-                "learning_rate": rate,
-                "patches_per_second": usage.patches_per_second,
-                "wait_share": usage.wait_share,
-            }
-            self.tracker.scalars("train", rates, self.progress.step)
-            bar.set_postfix_str(f"loss={means['total']:.3f}, {usage}", refresh=False)
+            self._log(rate, bar)
         if self.profile is not None:
             self.profile.step()
         every = self.settings.checkpoint_every
         if every and self.progress.step % every == 0:
             self._save_state()
 
-    def _since_log(self) -> Usage:
-        """Return what training took since this was asked before."""
+    def _log(self, rate: float, bar: tqdm) -> None:
+        """Record the mean losses, the learning rate and the speed since this was done before."""
+        means = self._mean_losses()
+        self.losses.reset()
         before, self.logged = self.logged, self.meter.read()
-        return self.logged - before
+        usage = self.logged - before
+        bar.set_postfix_str(f"loss={means['total']:.3f}, {usage}", refresh=False)
+        if self.folder is None:
+            return
+        rates = {
+            "learning_rate": rate,
+            "patches_per_second": usage.patches_per_second,
+            "wait_share": usage.wait_share,
+        }
+        self.folder.tracker.scalars("loss", means, self.progress.step)
+        self.folder.tracker.scalars("train", rates, self.progress.step)
 
     def _mean_losses(self) -> dict[str, float]:
         """Return the mean of each term since the last log entry; waits for the device."""
@@ -264,34 +235,26 @@ class Trainer:
     def _validate(self) -> None:
         network = self.network if self.average is None else cast(Network, self.average.module)
         network.eval()
-        if self.parts.validator is None:
-            self._keep(network, {})
-            return
-        report = self.parts.validator.validate(network)
-        title = self._title()
-        self.tracker.epoch(title, report.scores, self.progress.step)
-        facts = {**report.page.facts, "run": self.run.output, "step": str(self.progress.step)}
-        page = replace(report.page, title=f"Validation, {title}", facts=facts)
-        write_page(page, self.output_dir / PAGE_NAME)
-        if report.panel is not None:
-            self.tracker.image("validation", report.panel, self.progress.step)
-        if self._keep(network, report.scores):
-            write_scores(self.output_dir, report.evaluation, step=self.progress.step)
+        self.world.align(network)
+        validator = self.parts.validator
+        report = None if validator is None else validator.validate(network)
+        scores = self.world.broadcast({} if report is None else report.scores)
+        is_best = self._rank(scores.get("PQ", math.nan))
+        if self.folder is not None:
+            self.folder.save_network(
+                network, report, title=self._title(), step=self.progress.step, is_best=is_best
+            )
 
     def _title(self) -> str:
         return f"phase {self.progress.phase + 1} epoch {self.progress.epoch}"
 
-    def _keep(self, network: Network, scores: Mapping[str, float]) -> bool:
-        """Save the network as the last, and as the best where its PQ is; return whether it is."""
-        facts = {**self.parts.facts, "validation": dict(scores), "step": self.progress.step}
-        save_checkpoint(network, self.output_dir / LAST_NAME, **facts)
-        score = scores.get("PQ", math.nan)
+    def _rank(self, score: float) -> bool:
+        """Return whether a PQ is the best so far, and count the epochs since the best."""
         if not score > self.progress.best_score:  # also when PQ is undefined
             self.progress.epochs_without_gain += self.settings.validate_every
             return False
         self.progress.best_score = score
         self.progress.epochs_without_gain = 0
-        save_checkpoint(network, self.output_dir / BEST_NAME, **facts)
         return True
 
     def _is_stalled(self) -> bool:
@@ -313,6 +276,30 @@ class Trainer:
             part.requires_grad_(False)
             part.eval()
 
+    def _batch_size(self, phase: PhaseSettings) -> int:
+        """Return the patches of a batch, which processes share."""
+        return min(phase.batch_size, self.parts.num_patches)
+
+    def _check_batch_sizes(self) -> None:
+        for number, phase in enumerate(self.settings.phases):
+            if self._batch_size(phase) < self.world.size:
+                raise ValueError(
+                    f"train.phases.{number}.batch_size={phase.batch_size} of {self.parts.num_patches} patches leaves "
+                    f"some of {self.world.size} processes without a patch; set it to {self.world.size} or more, or "
+                    "start fewer processes"
+                )
+
+    def _join(self) -> None:
+        """Let the processes begin with one network, and see the whole batch in its batch norms where they are to."""
+        self.world.align(self.network)
+        if self.world.is_shared and self.settings.sync_batch_norm:
+            sync_batch_norms(self.network)
+
+    def _share_gradients(self) -> tuple[nn.Module, Forward]:
+        """Return what sums up the gradients of the processes, of weights that the phase trains, and how to call it."""
+        parallel = self.world.share_gradients(self.network)
+        return parallel, make_forward(self.network, self.settings, parallel)
+
     def _batches_per_epoch(self, batch_size: int) -> int:
         full = self.parts.num_patches // batch_size
         return (
@@ -332,7 +319,7 @@ class Trainer:
         )
         return DataLoader(
             self.parts.patches,
-            batch_sampler=order,
+            batch_sampler=(self.world.share(batch) for batch in order),
             num_workers=self.parts.num_workers,
             pin_memory=self.parts.device.type == "cuda",
         )
@@ -373,14 +360,25 @@ class Trainer:
 
     def _save_state(self) -> None:
         self._check_finite()  # never overwrites a good state
-        states = {name: part.state_dict() for name, part in self._stateful().items()}
-        save_state(
-            self.output_dir / STATE_NAME, self.progress, self.run, states, stain=self.parts.facts["stain"]
+        if self.folder is not None:
+            states = {name: part.state_dict() for name, part in self._stateful().items()}
+            self.folder.save_state(self.progress, states, self.meter.read())
+
+    def _open_folder(self) -> RunFolder:
+        device = describe_device(self.parts.device)
+        return RunFolder(
+            self.run,
+            self.parts.facts,
+            num_patches=self.parts.num_patches,
+            device=f"{self.world.size} processes on {device}" if self.world.is_shared else device,
+            step=self.progress.step,
         )
-        self.record.write(self.progress, self.meter.read())
 
     def _resume(self) -> None:
-        found = load_state(self.output_dir / STATE_NAME, self.run, stain=self.parts.facts["stain"])
+        found = None
+        if self.world.is_main:
+            found = load_state(self.output_dir / STATE_NAME, self.run, stain=self.parts.facts["stain"])
+        found = self.world.broadcast(found)
         if found is None:
             return
         self.progress, states = found

@@ -18,6 +18,7 @@ from models.hovernet.channels import HORIZONTAL, VERTICAL
 from models.hovernet.checkpoint import Network
 from models.hovernet.postprocess import decode
 from models.nuclei import NucleusType
+from run_utils.distributed import ALONE, World
 from run_utils.evaluation import Pooling, TypeScheme, report_images
 from run_utils.evaluation_report import EvaluationReport
 from run_utils.image_nuclei import ImageNuclei
@@ -64,6 +65,7 @@ class Validator:
         plan: how images are cut up and decoded.
         radius: farthest distance in pixels between the centroids of a pair.
         normalise: brings (N, H, W, 3) uint8, their numbers in the store given, to the stain that the network sees.
+        world: the processes that share the images; each has every so-many-th of them.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Validator:
         plan: Plan,
         radius: float,
         normalise: Callable[[Any, Sequence[int]], Any] | None = None,
+        world: World = ALONE,
     ) -> None:
         self.store = store
         self.types = types
@@ -84,46 +87,89 @@ class Validator:
         self.plan = plan
         self.radius = radius
         self.normalise = normalise
+        self.world = world
 
     @cached_property
     def images(self) -> list[AnnotatedImage]:
-        """The store's images, put together from their patches, as the network is to see them."""
-        images = [self.store.read_source(number) for number in range(len(self.store.source_names))]
+        """This process's images, put together from their patches, as the network is to see them."""
+        numbers = self.world.rows(len(self.store.source_names))
+        images = [self.store.read_source(number) for number in numbers]
         if self.normalise is None:
             return images
         return [
             dataclasses.replace(image, image=self.normalise(image.image[None], [number])[0])
-            for number, image in enumerate(images)
+            for number, image in zip(numbers, images, strict=True)
         ]
 
     @cached_property
     def _truths(self) -> list[ImageNuclei]:
         return [nuclei_of(image, image.name) for image in self.images]
 
-    def validate(self, network: Network) -> ValidationReport:
-        """Predict, decode and score every image; the network is left in eval mode."""
+    def validate(self, network: Network) -> ValidationReport | None:
+        """Predict, decode and score every image; the network is left in eval mode.
+
+        Returns:
+            the same whatever the number of processes; None in all but the main one.
+        """
         predictor = TorchPredictor(network, self.device, self.dtype)
-        names = [] if self.types is None else [kind.name for kind in self.types]
-        mode = "all" if names else "instance"
-        measured: dict[str, MeasuredImage] = {}
+        mine: dict[str, MeasuredImage] = {}
         pairs: dict[str, Pair] = {}
         for image, truth in zip(self.images, self._truths, strict=True):
-            label_map, nuclei = infer_image(_reader(image), image.label_map.shape, predictor, self.plan)
-            found = ImageNuclei(
-                "the prediction",
-                label_map,
-                ids=nuclei.ids.astype(np.int64),
-                types=nuclei.types,
-                centroids=nuclei.centroids,
-            )
-            measured[image.name] = measure_image(
-                truth, found, mode=mode, radius=self.radius, scheme=TypeScheme(names)
-            )
-            if not np.isnan(_quality(measured[image.name])):
-                pairs[image.name] = Pair(image.label_map, label_map, image.image)
-                _keep_extremes(pairs, measured)
+            mine[image.name], pair = self._measure(image, truth, predictor)
+            if not np.isnan(_quality(mine[image.name])):
+                pairs[image.name] = pair
+                _keep_extremes(pairs, mine)
+        measured = dict(self.world.collect(list(mine.items())))
+        pairs = self._collect_pairs(pairs, measured)
+        return self._report(measured, pairs, predictor) if self.world.is_main else None
+
+    @property
+    def _type_names(self) -> list[str]:
+        return [] if self.types is None else [kind.name for kind in self.types]
+
+    @property
+    def _mode(self) -> str:
+        return "all" if self._type_names else "instance"
+
+    def _measure(
+        self, image: AnnotatedImage, truth: ImageNuclei, predictor: TorchPredictor
+    ) -> tuple[MeasuredImage, Pair]:
+        """Return what an image's scores are counted from, and its true and predicted label maps."""
+        label_map, nuclei = infer_image(_reader(image), image.label_map.shape, predictor, self.plan)
+        found = ImageNuclei(
+            "the prediction",
+            label_map,
+            ids=nuclei.ids.astype(np.int64),
+            types=nuclei.types,
+            centroids=nuclei.centroids,
+        )
+        scheme = TypeScheme(self._type_names)
+        measured = measure_image(truth, found, mode=self._mode, radius=self.radius, scheme=scheme)
+        return measured, Pair(image.label_map, label_map, image.image)
+
+    def _collect_pairs(
+        self, pairs: dict[str, Pair], measured: Mapping[str, MeasuredImage]
+    ) -> dict[str, Pair]:
+        """Return in the main process the pairs, of all that processes have kept, that the page can show."""
+        if not self.world.is_shared:
+            return pairs
+        ranked = sorted(
+            (name for name, one in measured.items() if not np.isnan(_quality(one))),
+            key=lambda name: _quality(measured[name]),
+        )
+        shown = set(self.world.broadcast([*ranked[:NUM_EXAMPLES], *ranked[-NUM_EXAMPLES:]]))
+        shares = self.world.gather({name: pair for name, pair in pairs.items() if name in shown})
+        return {name: pair for share in shares for name, pair in share.items()}
+
+    def _report(
+        self,
+        measured: Mapping[str, MeasuredImage],
+        pairs: Mapping[str, Pair],
+        predictor: TorchPredictor,
+    ) -> ValidationReport:
+        names = self._type_names
         pooling = Pooling()
-        evaluation = report_images(measured, mode, names, pooling)
+        evaluation = report_images(measured, self._mode, names, pooling)
         overall = {SCORES.get(name, name): score for name, score in evaluation.overall.items()}
         scores = {name: overall[name] for name in (*SCORES.values(), *_typed_names(names))}
         page = make_report(

@@ -58,7 +58,7 @@ def test_each_image_is_normalised_by_the_stain_of_its_own_source(device: str) ->
 def test_a_stage_draws_alike_whatever_other_stages_there_are() -> None:
     batch = make_batch([stain_image(SIZE, SIZE)], [0])
     jitter = Stage("stain varied", 1, colour=HedJitter(0.2, 0.05))
-    nothing = Stage("colour varied", 2, colour=lambda images, generator: images + 0 * torch.rand(1).byte())
+    nothing = Stage("colour varied", 2, colour=lambda images, *_: images + 0 * torch.rand(1).byte())
     alone, _ = transforms(jitter)(batch, seed=7)
     beside, _ = transforms(nothing, jitter)(batch, seed=7)
     assert torch.equal(alone, beside)
@@ -68,8 +68,8 @@ def test_a_stage_draws_alike_whatever_other_stages_there_are() -> None:
 
 def test_stages_run_in_the_order_given_and_are_shown_one_by_one() -> None:
     batch = make_batch([stain_image(SIZE, SIZE)], [0])
-    halve = Stage("halved", 0, colour=lambda images, _: images // 2)
-    raise_ = Stage("raised", 1, colour=lambda images, _: images + 10)
+    halve = Stage("halved", 0, colour=lambda images, *_: images // 2)
+    raise_ = Stage("raised", 1, colour=lambda images, *_: images + 10)
     patch = batch["image"].permute(0, 3, 1, 2)
     shown = dict(transforms(halve, raise_).stage_images(batch, seed=0))
     assert list(shown) == ["patch", "halved", "raised"]
