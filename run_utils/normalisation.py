@@ -23,7 +23,7 @@ from dataloader.tissue_pixels import sample_slide, sample_tissue
 from run_utils.devices import usable_cpus
 from run_utils.files import replacing
 from run_utils.inference.status import DONE, FAILED, SKIPPED, SlideStatus
-from run_utils.inputs import find_images, is_slide
+from run_utils.inputs import find_local, is_slide
 from run_utils.normalisation_record import RECORD, NormalisationRecord
 from run_utils.outputs import SlideResult
 from run_utils.outputs.pyramid import TILE, Box, MakeTile, rgb_coding, row_boxes, write_pyramid
@@ -53,7 +53,7 @@ def normalize_all(settings: NormalizeSettings) -> int:
         ValueError: the target holds no stain or does not suit the method, a result would replace an input, or the
             output folder holds results of other settings.
     """
-    files = find_images(Path(settings.input))
+    files = find_local(Path(settings.input))
     _check_places(settings, files)
     normalizer = build_normalizer(settings.method, settings.target)
     record = _open_record(settings, normalizer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from dataloader.address import Address
 from dataloader.slides.pixels import WHITE
 from dataloader.slides.resample import resample
 
@@ -62,7 +64,7 @@ class SlideReader(Protocol):
     """What a file format must offer to be a slide; a row of ``READERS`` makes one from a path.
 
     Attributes:
-        path: the file.
+        path: the file, or its address.
         levels: finest first; the first is level 0.
         mpp: µm to a level-0 pixel (mean of both axes), or None where the file does not say.
 
@@ -70,9 +72,12 @@ class SlideReader(Protocol):
     first pixel in the frame of the scanner's file.
     """
 
-    path: Path
     levels: tuple[Level, ...]
     mpp: float | None
+
+    @property
+    def path(self) -> Path | Address:
+        """The file, or its address."""
 
     def read_level(self, level: int, box_yxyx: Box) -> np.ndarray:
         """Return (h, w, 3) uint8 RGB of a box in the level's own pixels, not empty and inside its bounds.
@@ -95,7 +100,7 @@ class Slide:
     so that reading in pieces equals reading whole.
 
     Attributes:
-        path: the file.
+        path: the file, or its address.
         levels: finest first; the first is level 0.
         mpp: µm to a level-0 pixel, None where unknown.
         origin_level0: (y, x) that has to be added to a level-0 place for the scanner's own frame; (0, 0) but
@@ -112,7 +117,8 @@ class Slide:
         if mpp is not None and mpp <= 0:
             raise ValueError(f"mpp={mpp} of {reader.path} must be above 0; give µm to a pixel, e.g. mpp=0.25")
         self._reader = reader
-        self.path = reader.path
+        self._copy: tempfile.TemporaryDirectory | None = None
+        self.path: Path | Address = reader.path
         self.levels = reader.levels
         self.mpp = reader.mpp if mpp is None else mpp
         self.origin_level0: tuple[int, int] = getattr(reader, "origin_level0", (0, 0))
@@ -206,6 +212,14 @@ class Slide:
     def close(self) -> None:
         """Let go of the file; the slide cannot be read afterwards."""
         self._reader.close()
+        if self._copy is not None:
+            self._copy.cleanup()
+
+    def stand_for(self, address: Address, copy: tempfile.TemporaryDirectory) -> None:
+        """Take the name of the address that the file is a copy of, in a folder that goes with the slide."""
+        self._reader.path = address  # type: ignore[misc]  # an attribute of those that read copies
+        self.path = address
+        self._copy = copy
 
     def __enter__(self) -> Slide:
         return self

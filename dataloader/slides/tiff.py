@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tifffile
 
+from dataloader.address import Address, AddressError
 from dataloader.slides.pixels import WHITE
 from dataloader.slides.slide import REMEDY_TILED, Box, Level, SlideError, UnsupportedError
+from dataloader.slides.source import open_source
 from dataloader.slides.tiff_pages import (
     check_page,
     count_segments,
@@ -45,25 +46,26 @@ BROKEN_FILE = (
 class TiffReader:
     """A TIFF's largest image and its pyramid.
 
-    Tiles are read with ``os.pread``, which shares no file position, and decoded one by one, so that any
-    number of threads read at once; those used last are kept. Strips are tiles as wide as the image; a level
+    Only the tiles that a box shows are read, of a file at an address those of a box together; any number of
+    threads read at once, and the tiles used last are kept. Strips are tiles as wide as the image; a level
     whose strips are too large for that (often a single one) is decoded when the file is opened and held.
     Tiles that the file leaves out are white.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path | Address):
         """Index ``path``.
 
         Raises:
             UnsupportedError: a TIFF that is not one RGB, grey or palette image in plain tiles or strips.
             SlideError: not a TIFF, or one that ends early.
+            AddressError: it could not be fetched.
         """
         self.path = path
-        self._file = path.open("rb", buffering=0)
+        self._file = open_source(path)
         try:
-            pages, self.mpp = index_pages(path)
+            pages, self.mpp = index_pages(path, self._file.open())
             self._sources = [self._source(page) for page in pages]
-        except SlideError:
+        except (SlideError, AddressError):
             self._file.close()
             raise
         except BROKEN_FILE as error:
@@ -82,14 +84,17 @@ class TiffReader:
 
         Raises:
             SlideError: a tile cannot be decoded.
+            AddressError: it could not be fetched.
         """
         source = self._sources[level]
         top, left, bottom, right = box_yxyx
         if isinstance(source, np.ndarray):
             return source[top:bottom, left:right].copy()
         region = np.empty((bottom - top, right - left, 3), np.uint8)
-        for index, y, x in _tiles(source, box_yxyx):
-            _paste(region, self._read_tile(level, source, index), (y - top, x - left))
+        places = list(_tiles(source, box_yxyx))
+        tiles = self._read_tiles(level, source, [index for index, _, _ in places])
+        for (_, y, x), tile in zip(places, tiles, strict=True):
+            _paste(region, tile, (y - top, x - left))
         return region
 
     def has_sound_tiles(self, level: int, box_yxyx: Box) -> bool:
@@ -103,10 +108,10 @@ class TiffReader:
         for index, _, _ in _tiles(page, box_yxyx):
             if page.databytecounts[index] == 0:
                 return False
-            if page.compression == tifffile.COMPRESSION.JPEG:
-                start = os.pread(self._file.fileno(), len(JPEG_START), page.dataoffsets[index])
-                if start != JPEG_START:
-                    return False
+            start = [(page.dataoffsets[index], len(JPEG_START))]
+            is_jpeg = page.compression == tifffile.COMPRESSION.JPEG
+            if is_jpeg and self._file.read_ranges(start) != [JPEG_START]:
+                return False
         return True
 
     def close(self) -> None:
@@ -116,7 +121,7 @@ class TiffReader:
 
     def _source(self, page: Any) -> Any:
         """Return what a level is read from: its page, or, where single strips are huge, its pixels."""
-        check_page(page, self.path, os.fstat(self._file.fileno()).st_size)
+        check_page(page, self.path, self._file.num_bytes)
         height, width = segment_shape(page)
         if page.is_tiled or height * width <= MAX_STRIP_PIXELS:
             return page
@@ -127,37 +132,49 @@ class TiffReader:
             )
         pixels = np.empty((page.imagelength, page.imagewidth, 3), np.uint8)
         for index in range(count_segments(page)):
-            _paste(pixels, self._decode(page, index), (index * height, 0))
+            _paste(pixels, self._decode(page, index, self._fetch(page, [index])), (index * height, 0))
         return pixels
 
-    def _read_tile(self, level: int, page: Any, index: int) -> np.ndarray:
-        """Return tile ``index`` of a level as (h, w, 3) uint8 RGB, from the cache where it is there."""
-        tile = self._cache.get((level, index))
-        if tile is None:
-            tile = self._decode(page, index)
-            self._cache.put((level, index), tile)
-        return tile
+    def _read_tiles(self, level: int, page: Any, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        """Yield tiles of a level as (h, w, 3) uint8 RGB, from the cache where they are there."""
+        kept = {index: self._cache.get((level, index)) for index in indices}
+        data = self._fetch(page, [index for index in indices if kept[index] is None])
+        for index in indices:
+            tile = kept[index]
+            if tile is None:
+                tile = self._decode(page, index, data)
+                self._cache.put((level, index), tile)
+            yield tile
 
-    def _decode(self, page: Any, index: int) -> np.ndarray:
+    def _fetch(self, page: Any, indices: Sequence[int]) -> dict[int, bytes]:
+        """Return the bytes of tiles or strips, each under the number by which the file lists it."""
+        listed = [part for index in indices for part in segment_indices(page, index)]
+        ranges = [(page.dataoffsets[part], page.databytecounts[part]) for part in listed]
+        try:
+            return dict(zip(listed, self._file.read_ranges(ranges), strict=True))
+        except (OSError, ValueError) as error:  # ValueError: it was closed
+            if isinstance(error, (AddressError, FileNotFoundError)):
+                raise
+            raise SlideError(
+                f"{self.path} cannot be read: {error}; check the disk, or copy it again"
+            ) from error
+
+    def _decode(self, page: Any, index: int, data: Mapping[int, bytes]) -> np.ndarray:
         """Return tile or strip ``index`` as (h, w, 3) uint8 RGB, white where the file holds none."""
         indices = segment_indices(page, index)
         if any(page.databytecounts[part] == 0 for part in indices):
             return np.full((*segment_shape(page), 3), WHITE, np.uint8)
         try:
-            return decode_segment(page, indices, [self._read_bytes(page, part) for part in indices])
+            for part in indices:
+                if len(data[part]) < page.databytecounts[part]:
+                    raise ValueError(f"it ends after {len(data[part])} of {page.databytecounts[part]} bytes")
+            return decode_segment(page, indices, [data[part] for part in indices])
         except BROKEN_FILE as error:
             kind = "tile" if page.is_tiled else "strip"
             raise SlideError(
                 f"{self.path}: {kind} {index} at byte {page.dataoffsets[index]} cannot be decoded: {error}; "
                 "the file is damaged, copy it again"
             ) from error
-
-    def _read_bytes(self, page: Any, index: int) -> bytes:
-        offset, num_bytes = page.dataoffsets[index], page.databytecounts[index]
-        data = os.pread(self._file.fileno(), num_bytes, offset)
-        if len(data) < num_bytes:
-            raise ValueError(f"it ends after {len(data)} of {num_bytes} bytes")
-        return data
 
 
 def _tiles(page: Any, box_yxyx: Box) -> Iterator[tuple[int, int, int]]:

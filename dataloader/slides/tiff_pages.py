@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from pathlib import Path
 from typing import Any
 
 import tifffile
 
+from dataloader.address import Address
 from dataloader.slides.slide import REMEDY_TILED, SlideError, UnsupportedError
 from dataloader.slides.tiff_resolution import find_mpp
 
@@ -23,14 +25,18 @@ TRESTLE_SOFTWARE = "MedScan"
 TAG_SOFTWARE = 305
 
 
-def index_pages(path: Path) -> tuple[list[Any], float | None]:
+def index_pages(path: Path | Address, opened: io.BufferedIOBase) -> tuple[list[Any], float | None]:
     """Return the pages of the largest image, finest first, and µm to a pixel of the first.
+
+    Args:
+        path: of the file, for messages.
+        opened: the file; closed at the end.
 
     Raises:
         UnsupportedError: a stack of images, or a scanner's layout that is not a plain grid of tiles.
         SlideError: the list of pages breaks off.
     """
-    with tifffile.TiffFile(path) as file:
+    with opened, tifffile.TiffFile(opened) as file:
         _check_chain(file, path)
         _check_scanner(file, path)
         series = max(
@@ -51,7 +57,7 @@ def index_pages(path: Path) -> tuple[list[Any], float | None]:
         return pages, find_mpp(file, pages[0])
 
 
-def check_page(page: Any, path: Path, num_bytes: int) -> None:
+def check_page(page: Any, path: Path | Address, num_bytes: int) -> None:
     """Refuse a page that would be shown wrongly, in part, or not at all.
 
     Args:
@@ -108,7 +114,7 @@ def _count_planes(page: Any) -> int:
     return page.samplesperpixel if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE else 1
 
 
-def _check_chain(file: Any, path: Path) -> None:
+def _check_chain(file: Any, path: Path | Address) -> None:
     """Refuse a file whose list of images breaks off: tifffile reads on with those that are left."""
     if not len(file.pages):
         raise SlideError(f"{path} cannot be read as a TIFF slide: its first image is missing; copy it again")
@@ -124,7 +130,7 @@ def _check_chain(file: Any, path: Path) -> None:
         )
 
 
-def _check_scanner(file: Any, path: Path) -> None:
+def _check_scanner(file: Any, path: Path | Address) -> None:
     """Refuse a scanner's TIFF whose tiles have to be laid out as only OpenSlide knows."""
     scanner = next((name for flag, name in SCANNERS.items() if getattr(file, f"is_{flag}")), None)
     if str(file.pages[0].tags.valueof(TAG_SOFTWARE, "")).startswith(TRESTLE_SOFTWARE):

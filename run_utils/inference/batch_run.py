@@ -11,9 +11,11 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from config.schema import InferSettings
+from dataloader.address import Address, locate
 from run_utils.build_inference import build_plan, build_predictor, resolved_facts
 from run_utils.inference.manifest import Manifest
 from run_utils.inference.monitor import Monitor
+from run_utils.inference.output_folder import working_dir
 from run_utils.inference.slide_run import SlideRunner
 from run_utils.inference.status import FAILED, SlideStatus, summarise
 from run_utils.inputs import find_images
@@ -35,20 +37,20 @@ def infer_all(settings: InferSettings) -> int:
         ValueError: for an unknown output, or a checkpoint that cannot be used.
     """
     check_names(settings.outputs)
-    files = find_images(Path(settings.input))
+    files = find_images(settings.input)
     with profile_to(_profile_dir(settings), name="infer", active=TRACED_BATCHES, all_threads=True) as tracer:
         return _infer_all(settings, files, Monitor(tracer))
 
 
 def _profile_dir(settings: InferSettings) -> Path | None:
-    return Path(settings.output) / "profile" if settings.profile else None
+    return working_dir(locate(settings.output)) / "profile" if settings.profile else None
 
 
-def _infer_all(settings: InferSettings, files: Mapping[str, Path], monitor: Monitor) -> int:
+def _infer_all(settings: InferSettings, files: Mapping[str, Path | Address], monitor: Monitor) -> int:
     predictor = build_predictor(settings, monitor)
     plan = build_plan(settings, predictor)
     normalizer = choose_normalizer(settings.stain, predictor.facts.notes)
-    manifest = Manifest(Path(settings.output), settings)
+    manifest = Manifest(locate(settings.output), settings)
     facts = resolved_facts(settings, predictor, plan)
     runner = SlideRunner(settings, predictor, plan, manifest, normalizer, facts, monitor)
     cv2.setNumThreads(1)  # regions are decoded side by side, one thread each

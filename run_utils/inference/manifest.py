@@ -1,4 +1,4 @@
-"""`run.json` of an output folder: what its results were made with, and how each slide ended."""
+"""`run.json` of a run's output: what its results were made with, and how each slide ended; no secret is in it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import dataclasses
 import fcntl
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from config.schema import InferSettings
-from run_utils.files import is_file, locking, replacing
+from dataloader.address import Address, redact
+from run_utils.files import is_file
+from run_utils.inference.output_folder import working_dir
+from run_utils.inference.record import open_record
 from run_utils.inference.status import DONE, SKIPPED, SlideStatus
 from run_utils.provenance import describe_environment
+
+logger = logging.getLogger(__name__)
 
 # Settings that may differ between runs into one folder: which files, where, what is written, and how fast.
 FREE_SETTINGS = (
@@ -37,41 +41,45 @@ FREE_SETTINGS = (
     "profile",
 )
 
-Identity = dict[str, int]
+Identity = dict[str, int] | dict[str, int | str]
 
 
 class Manifest:
     """The run's record, kept up to date slide by slide; several runs of the same settings may share a folder.
 
     Args:
-        output_dir: of the results; made where it is not there.
+        output: folder or address of the results; made where it is not there.
         settings: of the run.
 
     Raises:
         ValueError: results of other settings are there and are not to be overwritten, a run of other settings
-            is writing there, or the folder's `run.json` is not a record of inference.
-        OSError: the folder cannot be written.
+            is writing there, or its `run.json` is not a record of inference.
+        OSError: it cannot be written.
     """
 
-    def __init__(self, output_dir: Path, settings: InferSettings) -> None:
-        self.path = output_dir / "run.json"
-        self._settings = {**dataclasses.asdict(settings), **_digests(settings)}
+    def __init__(self, output: Path | Address, settings: InferSettings) -> None:
+        self._output = output
+        self._settings = _without_secrets({**dataclasses.asdict(settings), **_digests(settings)})
+        folder = working_dir(output)
         try:
-            output_dir.mkdir(parents=True, exist_ok=True)
-            self._presence = (output_dir / ".run.lock").open("a+b")
+            folder.mkdir(parents=True, exist_ok=True)
+            self._presence = (folder / ".run.lock").open("a+b")
         except OSError as error:
             raise OSError(
-                f"output={output_dir} cannot be written: {error.strerror}; give another output="
+                f"output={folder} cannot be written: {error.strerror}; give another output="
             ) from error
-        with self._content() as content:
+        self._record = open_record(output, folder)
+        self.path = self._record.path
+        with self._record.editing() as content:
             differing = self._differing(content)
             self._check(differing, overwrite=settings.overwrite)
             goes_on = bool(content) and not differing and settings.overwrite <= content["is_overwriting"]
+            if not goes_on:
+                self._record.forget_slides(content)
             content |= {
                 **describe_environment(),
                 "settings": self._settings,
                 "is_overwriting": settings.overwrite,
-                "slides": content["slides"] if goes_on else {},
             }
             fcntl.flock(self._presence, fcntl.LOCK_SH)
 
@@ -82,36 +90,40 @@ class Manifest:
 
     def is_done(self, name: str, identity: Identity) -> bool:
         """Return whether a slide, the very file, was done with these settings, by any run."""
-        entry = self._read().get("slides", {}).get(name)
-        return (
-            bool(entry) and entry["status"] == DONE and all(entry[key] == identity[key] for key in identity)
-        )
+        entry = self._record.slide(name)
+        is_same = all(entry.get(key) == value for key, value in identity.items())
+        return bool(entry) and entry["status"] == DONE and is_same
 
-    def record(self, status: SlideStatus, path: Path, identity: Identity) -> None:
+    def record(self, status: SlideStatus, path: Path | Address, identity: Identity) -> None:
         """Write down how a slide ended; one that was skipped as done keeps what is written of it."""
         entry = {**dataclasses.asdict(status), "input": str(path.resolve()), **identity}
         name = entry.pop("name")
         if status.status == SKIPPED and self.is_done(name, identity):
             return
-        with self._content() as content:
-            content["slides"][name] = {**entry, "ended": datetime.now(UTC).isoformat(timespec="seconds")}
+        ended = datetime.now(UTC).isoformat(timespec="seconds")
+        self._record.put_slide(name, _without_secrets({**entry, "ended": ended}))
 
     def close(self, *, is_complete: bool) -> None:
-        """Leave the folder; a run that came to its end is not gone on with by the next one that overwrites."""
-        if is_complete and self._settings["overwrite"]:
-            with self._content() as content:
-                content["is_overwriting"] = False
-        self._presence.close()
+        """Leave the output; a run that came to its end is not gone on with by the next one that overwrites."""
+        try:
+            self._record.merge()
+            if is_complete and self._settings["overwrite"]:
+                with self._record.editing() as content:
+                    content["is_overwriting"] = False
+        except OSError as error:  # what the run has to say must not be lost; the next one writes it
+            logger.error("%s could not be written: %s", self.path, error)
+        finally:
+            self._presence.close()
 
     def _check(self, differing: str, *, overwrite: bool) -> None:
-        folder = self.path.parent
         if differing and not overwrite:
             raise ValueError(
-                f"{folder} holds results of other settings ({differing}): give another output=, or overwrite=true"
+                f"{self._output} holds results of other settings ({differing}): give another output=, or overwrite=true"
             )
         if differing and not self._is_alone():
             raise ValueError(
-                f"a run of other settings ({differing}) is writing to {folder}: let it end, or give another output="
+                f"a run of other settings ({differing}) is writing to {self._output}: let it end, or give another "
+                "output="
             )
 
     def _differing(self, content: dict[str, Any]) -> str:
@@ -133,33 +145,19 @@ class Manifest:
             return False
         return True
 
-    @contextmanager
-    def _content(self) -> Iterator[dict[str, Any]]:
-        """Give the file's content to change, while no other run does."""
-        with locking(self.path.parent):
-            content = self._read()
-            yield content
-            with replacing(self.path) as temporary:
-                temporary.write_text(json.dumps(content, indent=2) + "\n")
 
-    def _read(self) -> dict[str, Any]:
-        if not self.path.is_file():
-            return {}
-        try:
-            content = json.loads(self.path.read_text())
-            if isinstance(content["settings"], dict) and isinstance(content["slides"], dict):
-                return {"is_overwriting": False, **content}
-        except (ValueError, KeyError, TypeError):
-            pass
-        raise ValueError(
-            f"{self.path} is not the record of an inference run: give another output=, or remove the file"
-        )
-
-
-def identify(path: Path) -> Identity:
+def identify(path: Path | Address) -> Identity:
     """Return what tells a file from an older or another one of its name."""
+    if isinstance(path, Address):
+        return path.identify()
     facts = path.stat()
     return {"bytes": facts.st_size, "modified_ns": facts.st_mtime_ns}
+
+
+def _without_secrets(values: dict[str, Any]) -> dict[str, Any]:
+    """Return plain data with the addresses in its texts redacted."""
+    plain: dict[str, Any] = json.loads(redact(json.dumps(values)))
+    return plain
 
 
 def _digests(settings: InferSettings) -> dict[str, str]:

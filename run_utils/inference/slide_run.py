@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from config.schema import InferSettings
+from dataloader.address import Address
 from dataloader.outlines import read_outlines, to_working
 from dataloader.slides import Slide, SlideError, open_slide
 from dataloader.stain import Normalizer
@@ -72,17 +73,18 @@ class SlideRunner:
         self.resolved = facts
         self.facts = {**manifest.facts, **facts}
         self.monitor = monitor
-        self.outputs = Outputs(Path(settings.output), settings.outputs, {"dots": settings.dots})
+        self.outputs = Outputs.at(settings.output, settings.outputs, {"dots": settings.dots})
         self.mpp: float | None = predictor.facts.mpp
         num_types = predictor.num_types
         self.types = None if num_types is None else name_types(predictor.facts.types, num_types)
         self._has_said_mpp = False
 
-    def run(self, name: str, path: Path) -> SlideStatus:
+    def run(self, name: str, path: Path | Address) -> SlideStatus:
         """Infer one slide; whatever it meets ends in its status and in the manifest, and the run moves on."""
         start = time.perf_counter()
-        identity = identify(path)
+        identity: Identity = {}
         try:
+            identity = identify(path)
             status = self._run(name, path, identity)
         except JournalBusyError:
             status = SlideStatus(name, SKIPPED, IS_BUSY)
@@ -100,12 +102,17 @@ class SlideRunner:
                 self.outputs.remove_unfinished(name)
         return status
 
-    def _run(self, name: str, path: Path, identity: Identity) -> SlideStatus:
-        if not self.outputs.pending(name, is_done=self.manifest.is_done(name, identity)):
+    def _run(self, name: str, path: Path | Address, identity: Identity) -> SlideStatus:
+        pending = self.outputs.pending(name, is_done=self.manifest.is_done(name, identity))
+        if not pending:
             self.outputs.remove_unfinished(name)  # of a run that was killed as it ended
             return SlideStatus(name, SKIPPED, IS_DONE)
         with open_slide(path, self.settings.mpp or None, reader=self.settings.reader) as slide:
-            return self._infer(name, slide, identity)
+            status = self._infer(name, slide, identity)
+        if status.status == DONE and self.outputs.address is not None:
+            with self.monitor.stage("upload"):
+                self.outputs.publish(name, pending)
+        return status
 
     def _infer(self, name: str, slide: Slide, identity: Identity) -> SlideStatus:
         mpp = self._working_mpp(slide)

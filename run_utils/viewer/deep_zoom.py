@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from dataloader.address import Address
 from dataloader.overview import BLOCK_SIDE, num_read_threads
 from dataloader.slides import Level, Slide
 
@@ -136,7 +137,7 @@ class DeepZoom:
 class _Picture:
     """Pixels in memory, as a slide's reader."""
 
-    def __init__(self, path: Path, pixels: np.ndarray):
+    def __init__(self, path: Path | Address, pixels: np.ndarray):
         self.path = path
         self.mpp: float | None = None
         self.levels: tuple[Level, ...] = (Level((pixels.shape[0], pixels.shape[1]), 1.0),)
