@@ -26,14 +26,22 @@ from metrics.bootstrap import (
 from metrics.report import write_rows
 from run_utils.files import replacing
 from run_utils.training.flat_settings import flatten_settings, shorten_names
-from run_utils.training.record import DONE, FAILURE_NAME, read_record, read_scores, read_status
+from run_utils.training.record import (
+    DONE,
+    FAILURE_NAME,
+    MAIN_SCORES,
+    name_scores,
+    read_record,
+    read_scores,
+    read_status,
+)
 
 CSV_NAME, PAGE_NAME = "runs.csv", "runs.md"
 SETTINGS_NAME = "settings.yaml"
 WIDTH = 112  # characters of the text below the tables
 UNCOMPARED = ("output", "view", "profile")  # settings
 UNDEFINED = Estimate(math.nan, math.nan, math.nan)
-SCORES = {"Dice": "DICE1", "AJI": "AJI", "F_d": "F_d"}  # as the table calls them, as the scores do
+SCORES = tuple(name for name in MAIN_SCORES if name != "PQ")
 LEGEND = (
     "PQ: of the best network on the validation images, with the 95 % interval over draws of images. Less the best: the "
     "difference from the first run, with the interval of the differences on the same images. A run marked ≈ cannot be "
@@ -133,13 +141,12 @@ def read_run(path: Path, folder: Path) -> RunSummary:
     scores = read_scores(path)
     images = {name: _number(row.get("PQ")) for name, row in scores.get("images", {}).items()}
     status, reason = read_status(path)
-    overall = scores.get("overall", {})
     return RunSummary(
         name=str(path.relative_to(folder)) if path != folder else path.name,
         settings=dict(flatten_settings(_read_settings(path))),
         status=status,
         reason=reason,
-        scores={name: _number(overall.get(key)) for name, key in SCORES.items() if key in overall},
+        scores=name_scores(scores),
         image_pq=images,
         record=read_record(path),
     )

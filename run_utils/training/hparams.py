@@ -11,12 +11,6 @@ from run_utils.training.flat_settings import FREE_SETTINGS, flatten_settings
 
 SUFFIX = ".hparams"  # of the event file: one a run, so that it has one row
 GROUP = "best"  # of the scores' names
-SHOWN = (
-    "PQ",
-    "Dice",
-    "AJI",
-    "F_d",
-)  # of the scores; TensorBoard shows five columns until it is asked for more
 VARIED = ("seed", "data.adapter", "model.", "augmentation.", "stain.", "train.")
 
 
@@ -30,7 +24,7 @@ def write_hparams(log_dir: Path, settings: Any, scores: Mapping[str, float], ste
     Args:
         log_dir: folder of the run's event files.
         settings: of the run, a dataclass.
-        scores: of its best network.
+        scores: of its best network; few, since TensorBoard shows five columns until it is asked for more.
         step: that this network was saved after.
     """
     if any(log_dir.glob(f"*{SUFFIX}")):
@@ -38,7 +32,7 @@ def write_hparams(log_dir: Path, settings: Any, scores: Mapping[str, float], ste
     from torch.utils.tensorboard import SummaryWriter  # late: it takes a second to import
     from torch.utils.tensorboard.summary import hparams
 
-    metrics = {f"{GROUP}/{name}": scores[name] for name in SHOWN if name in scores}
+    metrics = {f"{GROUP}/{name}": score for name, score in scores.items()}
     _, *row = hparams(varied_settings(settings), metrics)
     with SummaryWriter(str(log_dir), filename_suffix=SUFFIX) as writer:
         for summary in row:

@@ -6,8 +6,9 @@ import contextlib
 import fcntl
 import json
 import logging
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -22,6 +23,12 @@ logger = logging.getLogger(__name__)
 
 RECORD_NAME = "record.json"
 SCORES_NAME = "best.json"  # of best.pt
+MAIN_SCORES = {
+    "PQ": "PQ",
+    "Dice": "DICE1",
+    "AJI": "AJI",
+    "F_d": "F_d",
+}  # as people and as evaluations call them
 PATIENCE = 1.0  # seconds; `read_status` holds the lock for a moment
 PRESENCE_NAME = ".training"  # locked while a process trains into the folder
 FAILURE_NAME = "failed.txt"  # why a run of a sweep failed
@@ -82,13 +89,24 @@ def read_scores(folder: Path) -> dict[str, Any]:
     return _read(folder / SCORES_NAME)
 
 
+def name_scores(scores: Mapping[str, Any]) -> dict[str, float]:
+    """Return the main scores over the validation images, of what `read_scores` gives; nan where undefined."""
+    overall = scores.get("overall", {})
+    return {
+        name: math.nan if overall[key] is None else float(overall[key])
+        for name, key in MAIN_SCORES.items()
+        if key in overall
+    }
+
+
 @contextlib.contextmanager
 def occupying(folder: Path) -> Iterator[None]:
-    """Keep other processes from training into a folder while the block runs.
+    """Keep other processes from training into a folder, which is made, while the block runs.
 
     Raises:
         ValueError: where one does.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / PRESENCE_NAME).open("ab") as presence:
         if not _lock(presence):
             time.sleep(PATIENCE)

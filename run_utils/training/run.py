@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 
@@ -17,7 +18,10 @@ from run_utils.entry import save_settings
 from run_utils.provenance import write_provenance
 from run_utils.training.checkpoints import STATE_NAME
 from run_utils.training.contact_sheet import write_contact_sheet
+from run_utils.training.hparams import write_hparams
 from run_utils.training.parts import TrainingParts
+from run_utils.training.record import name_scores, occupying, read_scores
+from run_utils.training.run_folder import TENSORBOARD_DIR
 from run_utils.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -33,15 +37,17 @@ def train(run: TrainingRun) -> None:
 
     Raises:
         ConnectionError: where one of several processes is lost.
+        ValueError: where another run trains into the same folder.
     """
-    with start_world(resolve_device(run.device)) as world:
+    with (
+        start_world(resolve_device(run.device)) as world,
+        occupying(Path(run.output)) if world.is_main else contextlib.nullcontext(),
+    ):
         _train(run, world)
 
 
 def _train(run: TrainingRun, world: World) -> None:
     output_dir = Path(run.output)
-    if world.is_main:
-        output_dir.mkdir(parents=True, exist_ok=True)
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = (
         True  # patches are of one size: the fastest convolutions are worth finding
@@ -62,6 +68,9 @@ def _train(run: TrainingRun, world: World) -> None:
         where += f", {world.size} processes"
     logger.info("%s: %s parameters, %d patches, %s", run.model.name, f"{count:,}", parts.num_patches, where)
     progress = trainer.train()
+    best = read_scores(output_dir) if world.is_main else {}
+    if best:
+        write_hparams(output_dir / TENSORBOARD_DIR, run, name_scores(best), best["step"])
     logger.info("%s: done after %d steps, best PQ %.4f", output_dir, progress.step, progress.best_score)
 
 

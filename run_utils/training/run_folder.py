@@ -17,6 +17,7 @@ from run_utils.training.tracking import Tracker
 from run_utils.training.validation import ValidationReport
 
 PAGE_NAME = "validation.html"
+TENSORBOARD_DIR = "tensorboard"
 
 
 class RunFolder:
@@ -43,7 +44,7 @@ class RunFolder:
             device=device,
             resumes=step > 0,
         )
-        self.tracker = Tracker(self.path / "tensorboard", step)
+        self.tracker = Tracker(self.path / TENSORBOARD_DIR, step)
 
     def save_state(self, progress: Progress, states: Mapping[str, Any], usage: Usage) -> None:
         """Write the state dicts to resume from, and where the run stands, which took `usage` in this attempt."""

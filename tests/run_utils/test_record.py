@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +13,9 @@ import pytest
 from config.schema import PhaseSettings, TrainingRun
 from models.hovernet.checkpoint import load_checkpoint
 from run_utils.training.checkpoints import BEST_NAME
-from run_utils.training.record import read_record, read_scores
+from run_utils.training.record import DONE, GOING_ON, STOPPED, read_record, read_scores, read_status
 from run_utils.training.run import train
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -50,3 +53,20 @@ def test_the_record_counts_what_every_attempt_took(
     whole = read_record(Path(run.output))
     assert (whole["step"], whole["patches"], whole["is_done"]) == (6, 12, True)
     assert whole["seconds"] >= broken["seconds"] > 0
+
+
+def test_two_processes_do_not_train_into_one_folder(make_run: MakeRun) -> None:
+    run = make_run()
+    program = (
+        "import sys, time; from pathlib import Path; from run_utils.training.record import occupying\n"
+        f"with occupying(Path({run.output!r})): print('in', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"in\n"
+        assert read_status(Path(run.output)) == (GOING_ON, "")
+        with pytest.raises(ValueError, match="another process trains into"):
+            train(run)
+        other.kill()
+    assert read_status(Path(run.output)) == (STOPPED, "")
+    train(run)
+    assert read_status(Path(run.output)) == (DONE, "")
