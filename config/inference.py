@@ -14,8 +14,9 @@ class InferSettings:
     """`run_infer.py`: images and slides to nuclei.
 
     Attributes:
-        input: an image or slide, or a folder of them.
-        output: folder for the results; each slide's outputs carry its name.
+        input: an image or slide, a folder of them, or a list: `.txt`, one a line, or `.csv` with a column `slide` (and
+            perhaps `name`). All may be addresses, such as s3://bucket/slides (docs/addresses.md).
+        output: folder or address for the results; each slide's outputs carry its name.
         checkpoint: ours (`.pt`, `.safetensors`), or an official HoVer-Net `.tar` or `.npz`.
         outputs: what to write, by name: json, geojson, qupath, parquet, store, label, overlay, thumb, mask; and of
             images that fit into memory mat, npy, picture.

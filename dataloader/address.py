@@ -204,9 +204,18 @@ class Address:
             pieces.append(blocks[index][first : first + num_bytes] if num_bytes else b"")
         return pieces
 
-    def open(self, num_bytes: int) -> io.BufferedReader:
-        """Open a file of so many bytes for reading here and there: blocks are fetched, and the last ones kept."""
-        return io.BufferedReader(_Blocks(self, num_bytes))
+    def open(self, mode: str = "rb", num_bytes: int | None = None) -> io.BufferedReader:
+        """Open it for reading here and there: blocks are fetched, and the last ones kept.
+
+        Args:
+            mode: `rb`, as of paths.
+            num_bytes: of the file, where they are known.
+        """
+        if mode != "rb":
+            raise ValueError(f"mode={mode!r} of {self} must be 'rb'; `write` puts files there")
+        return io.BufferedReader(
+            _Blocks(self, int(self.identify()["bytes"]) if num_bytes is None else num_bytes)
+        )
 
     def download(self, path: Path) -> None:
         """Copy it to a local file."""

@@ -69,7 +69,7 @@ class RemoteFile:
 
     def open(self) -> io.BufferedIOBase:
         """Return the file for a parser."""
-        return self._address.open(self.num_bytes)
+        return self._address.open(num_bytes=self.num_bytes)
 
     def close(self) -> None:
         """Do nothing: connections are the file system's."""

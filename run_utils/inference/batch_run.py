@@ -13,6 +13,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from config.schema import InferSettings
 from dataloader.address import Address, locate
 from run_utils.build_inference import build_plan, build_predictor, resolved_facts
+from run_utils.inference.hold import holding_address
 from run_utils.inference.manifest import Manifest
 from run_utils.inference.monitor import Monitor
 from run_utils.inference.output_folder import working_dir
@@ -38,7 +39,8 @@ def infer_all(settings: InferSettings) -> int:
     """
     check_names(settings.outputs)
     files = find_images(settings.input)
-    with profile_to(_profile_dir(settings), name="infer", active=TRACED_BATCHES, all_threads=True) as tracer:
+    tracing = profile_to(_profile_dir(settings), name="infer", active=TRACED_BATCHES, all_threads=True)
+    with holding_address(locate(settings.output)), tracing as tracer:
         return _infer_all(settings, files, Monitor(tracer))
 
 

@@ -15,6 +15,7 @@ import torch
 from config.schema import InferSettings
 from dataloader.address import Address
 from run_utils.inference.batch_run import infer_all
+from run_utils.inference.hold import holding_address
 from run_utils.inference.journal import Journal
 from run_utils.outputs import output_path
 from tests.drawing import draw_pairs, paint_tissue
@@ -84,7 +85,8 @@ def local(slides: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 def left_in_scratch(tmp_path: Path) -> list[str]:
-    return [path.name for path in (tmp_path / "scratch").rglob("*") if path.is_file()]
+    files = [path.name for path in (tmp_path / "scratch").rglob("*") if path.is_file()]
+    return sorted(set(files) - {".run.lock", ".address.lock", ".name"})
 
 
 def test_a_run_between_addresses_gives_the_files_of_a_local_one(
@@ -97,7 +99,7 @@ def test_a_run_between_addresses_gives_the_files_of_a_local_one(
     entries = record()["slides"]
     assert {name: entry["status"] for name, entry in entries.items()} == {"a": "done", "b": "done"}
     assert entries["a"]["input"] == "s3://bucket/slides/a.tif"
-    assert left_in_scratch(tmp_path) == [".run.lock"]
+    assert left_in_scratch(tmp_path) == []
 
 
 def test_another_machine_does_only_what_is_missing(
@@ -137,7 +139,7 @@ def test_a_killed_run_goes_on_from_its_journal_and_has_published_nothing(
     assert infer_all(chosen) == 0
     assert "a: goes on after 5 of" in caplog.text
     assert published("a") == local["a"]
-    assert left_in_scratch(tmp_path) == [".run.lock"]
+    assert left_in_scratch(tmp_path) == []
 
 
 def test_a_run_killed_while_it_publishes_does_so_later_without_predicting_again(
@@ -178,7 +180,7 @@ def test_results_of_other_settings_are_refused_and_replaced_only_when_asked(
 
 
 def test_an_output_that_cannot_be_is_named_before_any_slide_is_read(slides: Path, checkpoint: Path) -> None:
-    with pytest.raises(OSError, match=r"s3://nobucket/run/run\.json .*check bucket"):
+    with pytest.raises(OSError, match=r"s3://nobucket/run/run\.lock .*check bucket"):
         infer_all(settings(slides / "a.tif", "s3://nobucket/run", checkpoint))
     with pytest.raises(ValueError, match=r"output=https://127.0.0.1:1/run can only be read; give"):
         infer_all(settings(slides / "a.tif", "https://127.0.0.1:1/run", checkpoint))
@@ -208,3 +210,23 @@ def test_secrets_are_neither_recorded_nor_logged(
     told = json.dumps(record()) + caplog.text + "".join(capfd.readouterr())
     assert "127.0.0.1:1/slide.svs" in told
     assert not any(word in told for word in (SECRET, quote(SECRET, safe=""), "someone"))
+
+
+def test_an_address_that_another_machine_writes_to_is_refused_until_that_is_silent(
+    slides: Path, checkpoint: Path, tmp_path: Path, monkeypatch, caplog
+) -> None:
+    chosen = settings(slides / "b.tif", OUTPUT, checkpoint, outputs=["json"])
+    monkeypatch.setattr("run_utils.inference.hold.BEAT_S", 0.01)
+    lock = Address(OUTPUT) / "run.lock"
+    with holding_address(Address(OUTPUT)):
+        first = lock.read()
+        assert infer_all(chosen) == 0  # of the same machine: they share the work
+        assert lock.exists() and lock.read() != first
+        monkeypatch.setenv("HOVERNET_SCRATCH", str(tmp_path / "other machine"))
+        with pytest.raises(ValueError, match=r"another run is writing to s3://bucket/run, .* let it end, or"):
+            infer_all(chosen)
+    assert not lock.exists()
+    lock.write(first)
+    monkeypatch.setattr("run_utils.inference.hold.STALE_S", 0.0)
+    assert infer_all(chosen) == 0
+    assert "it is taken over" in caplog.text and not lock.exists()
