@@ -176,7 +176,7 @@ def start_world(device: torch.device) -> Iterator[World]:
     own = world.place(device)
     if own.type == "cuda":
         torch.cuda.set_device(own)
-    before = signal.signal(signal.SIGTERM, lambda *_: _give_up(world, "torchrun ends this one"))
+    before = signal.signal(signal.SIGTERM, lambda *_: _give_up(world, "torchrun ends this one too"))
     if not world.is_main:
         logging.disable(logging.WARNING)
     try:
@@ -190,7 +190,8 @@ def start_world(device: torch.device) -> Iterator[World]:
         dist.destroy_process_group()  # after an error it could wait for who is lost
     finally:
         logging.disable(logging.NOTSET)
-        signal.signal(signal.SIGTERM, before)
+        if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+            signal.signal(signal.SIGTERM, before)
 
 
 def read_world(environment: Mapping[str, str]) -> World:
@@ -208,6 +209,7 @@ def read_world(environment: Mapping[str, str]) -> World:
 
 def _give_up(world: World, reason: str, cause: Exception | None = None) -> NoReturn:
     """End this process since another is gone, and say so where not enough others do."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # time to say it; where it takes long, torchrun kills
     if world.local_rank >= NUM_SPEAKERS:
         raise SystemExit(1) from cause
     raise ConnectionError(
