@@ -55,6 +55,7 @@ BENCHMARKS = (
     _row("tuning", "decode", 0.7, needs=["patches"]),
     _row("statistics", "scores", 1.5),
     _row("readers", "reading", 2.5, needs=["openslide"]),
+    _row("addresses", "reading", 0.4),
     _row("patches", "reading", 0.3, needs=["consep"]),
     _row("stain", "stains", 1.5),
     _row("stain_training", "stains", 90, needs=["patches"], is_asked_for=True),
