@@ -17,8 +17,7 @@ class SweepLaunchSettings:
         cpus: of each job; 0 for the cluster's default.
         memory_gb: of each job; 0 for the cluster's default.
         minutes: after which a job is ended.
-        attempts: times that a job which Slurm ended for its time, or to make room, is started, each going on where the
-            one before stopped.
+        attempts: times that a job whose time was up is started, each going on where the one before was saved.
         workers: jobs at once; 0 for as many as Slurm lets run.
         partition: of Slurm; empty for its default.
         cluster: `slurm`, or `local` for jobs on this machine, all at once.

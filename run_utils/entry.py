@@ -161,7 +161,7 @@ def _run_sweep(name: str, options: Sequence[str], arguments: Sequence[str]) -> i
     except Exception as error:
         if not type(error).__module__.startswith("submitit"):
             raise
-        lost = _one_line(error)  # of a job that was killed; the others go on
+        lost = _one_line(error).partition("Error stream")[0].strip()  # of a job that was killed
     from run_utils.comparison import show_runs  # late: it takes a second to import
 
     sys.stdout.write(show_runs(sweep.output))

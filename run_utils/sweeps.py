@@ -22,7 +22,7 @@ from pathlib import Path
 
 from config.sweeps import SweepLaunchSettings
 from run_utils.training.flat_settings import shorten_names
-from run_utils.training.record import FAILURE_NAME, read_record
+from run_utils.training.record import DONE, FAILURE_NAME, read_record, read_status
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def name_run(values: Mapping[str, str]) -> str:
 def run_apart(command: Sequence[str], script: str) -> str:
     """Run a command in a process that ends with this one, and show what it says; return why it failed, "" if not."""
     said = b""
-    with subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=_end_with_parent) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=_bind_to_parent) as process:
         assert process.stderr is not None
         while chunk := os.read(process.stderr.fileno(), 2**16):
             sys.stderr.buffer.write(chunk)
@@ -109,12 +109,17 @@ def _find_reason(said: str, script: str) -> str:
     """Return the last line in which a script says why it ends, or else the last of all."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     own = f"{Path(script).name}: "
-    told = [line.removeprefix(own) for line in lines if line.startswith(own)]
+    told = [line.rpartition(own)[2] for line in lines if own in line]  # a bar may stand before it
     return (told or lines or [""])[-1]
 
 
-def _end_with_parent() -> None:
-    """Ask the system to end this process when the one that started it is gone, killed included."""
+def _bind_to_parent() -> None:
+    """Ask the system to end this process when the one that started it is gone, killed included.
+
+    Slurm's warning that the time is up goes to all processes of a job; it is for submitit's alone, which sends the job
+    again.
+    """
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -136,14 +141,16 @@ def report_failures(folders: Sequence[Path], lost: str) -> int:
 
     Args:
         folders: of the runs.
-        lost: what the launcher says about jobs that ended without an answer; "" where there are none.
+        lost: what the launcher says of a job that ended without an answer, and so ended the waiting; "" for none.
     """
     failures = {folder: folder / FAILURE_NAME for folder in folders}
     reasons = {folder: path.read_text().strip() for folder, path in failures.items() if path.is_file()}
     for folder, reason in reasons.items():
         logger.error("%s: %s", folder, reason)
     if lost:
-        logger.error("a job ended without an answer: %s; start the same command again to go on", lost)
+        left = [str(folder) for folder in folders if folder not in reasons and read_status(folder)[0] != DONE]
+        logger.error("%s; not done: %s; jobs that were sent go on", lost, ", ".join(left) or "none")
+        logger.error("start the same command again when they have ended, to go on and to see all")
     if reasons:
         logger.error("%d of %d runs failed", len(reasons), len(folders))
     return int(bool(reasons or lost))

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from config.sweeps import SweepLaunchSettings
-from run_utils.entry import run_command
+from run_utils.entry import CONFIG_DIR, run_command
+from run_utils.settings_help import describe_settings
 from run_utils.sweeps import launcher_options, name_run, run_apart
 from tests.conftest import ROOT
 
@@ -129,3 +130,18 @@ def test_torchrun_is_not_started_around_a_sweep(
     with pytest.raises(SystemExit):
         run_command("train", lambda settings: pytest.fail("ran"))
     assert "set launch.gpus=N" in capsys.readouterr().err
+
+
+def test_options_of_hydra_may_stand_before_settings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["compare_runs.py", "--cfg", "job", "runs=a, b", "seed=4"])
+    with pytest.raises(SystemExit) as stop:
+        run_command("compare", lambda settings: pytest.fail("ran"))
+    assert stop.value.code == 0
+    assert {"runs: a, b", "seed: 4"} <= set(capsys.readouterr().out.splitlines())
+
+
+def test_help_lists_what_a_sweep_is_launched_with() -> None:
+    assert "launch.minutes=720" in describe_settings("train", CONFIG_DIR)
+    assert "launch.minutes=720" not in describe_settings("compare", CONFIG_DIR)
