@@ -13,20 +13,21 @@ class TritonSettings:
 
     Attributes:
         address: of the server, `host:port`; empty takes `NVIDIA_CLARA_TRTISURI` from the environment.
-        protocol: `http` or `grpc`.
+        protocol: `http` (the server's port 8000), which costs least, or `grpc` (8001), which knows TLS by itself.
         model: its name in the server's model repository.
         requests: batches that are under way at once, at most: the server batches them, and never gets more.
-        timeout_s: seconds that an answer may take before the request is sent again.
+        timeout_s: seconds that an answer may take, its turn in the server's queue included, before it is asked for
+            again; a server that dies is noticed at once, whatever this says.
         patience_s: seconds for which a request is sent again, with growing pauses, before the slide fails.
         tls: talk to the server over TLS.
         certificates: file of the certificates that the server's is checked against; empty for the system's.
     """
 
     address: str = ""
-    protocol: str = "grpc"
+    protocol: str = "http"
     model: str = "hovernet"
     requests: int = 4
-    timeout_s: float = 60.0
+    timeout_s: float = 300.0
     patience_s: float = 300.0
     tls: bool = False
     certificates: str = ""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 import torch
 
 from config.schema import InferSettings
+from config.triton import TritonSettings
 from dataloader.lattice import lay_tiles
 from dataloader.memory import keep_large_blocks
 from dataloader.stain.arrays import has_cupy
@@ -35,6 +36,7 @@ from run_utils.inference.monitor import Monitor
 from run_utils.inference.plan import CPU_WINDOW, GPU_WINDOW, DecodeOptions, Plan
 from run_utils.inference.predictors import OverlappingPredictor, Predictor, PredictorGroup
 from run_utils.inference.torch_predictor import CudaGraphs, Run, TorchPredictor
+from run_utils.inference.triton_predictor import TritonPredictor, find_server
 from run_utils.inference.window import choose_window
 from run_utils.provenance import describe_environment
 
@@ -66,6 +68,7 @@ class Engine(NamedTuple):
         is_small: give uint8 probabilities and float16 HV maps.
         stays: leave the maps on the device.
         monitor: gets the seconds of copying and of the network; None for nobody.
+        server: that runs the network, where one does.
     """
 
     device: torch.device
@@ -73,6 +76,7 @@ class Engine(NamedTuple):
     is_small: bool = False
     stays: bool = False
     monitor: Monitor | None = None
+    server: TritonSettings | None = None
 
 
 def _torch(
@@ -114,12 +118,17 @@ def _external(name: str, network: Network, engine: Engine) -> Predictor:
     return EnginePredictor(fuse(network), name, engine.dtype, cache_dir() / "engines", monitor=engine.monitor)
 
 
+def _triton(network: Network, engine: Engine) -> Predictor:
+    return TritonPredictor(network, engine.server or TritonSettings(), monitor=engine.monitor)
+
+
 PREDICTORS: dict[str, Callable[[Network, Engine], Predictor]] = {
     "torch": _torch,
     "compile": _compiled,
     "cudagraphs": _cuda_graphs,
     "openvino": functools.partial(_external, "openvino"),
     "onnxruntime": functools.partial(_external, "onnxruntime"),
+    "triton": _triton,
 }
 
 
@@ -141,7 +150,7 @@ def choose_predictor(settings: InferSettings, device: torch.device) -> str:
 def build_predictor(settings: InferSettings, monitor: Monitor | None = None) -> Predictor:
     """Return what turns tiles into maps, from a checkpoint, on the device of choice."""
     keep_large_blocks()  # of a network's features and of a region's maps
-    members = [_build_member(settings, device, monitor) for device in resolve_devices(settings.device)]
+    members = [_build_member(settings, device, monitor) for device in _devices(settings)]
     return members[0] if len(members) == 1 else PredictorGroup(members, _num_requests(members[0].device))
 
 
@@ -152,9 +161,10 @@ def _build_member(settings: InferSettings, device: torch.device, monitor: Monito
     engine = Engine(
         device,
         resolve_precision(settings.precision, device),
-        is_small=_is_small(settings, device),
+        is_small=_asks_small(settings, device),
         stays=_decodes_on_device(settings, device),
         monitor=monitor,
+        server=settings.triton,
     )
     if engine.stays and device.type == "cuda" and not has_cupy():
         raise ValueError(
@@ -162,22 +172,46 @@ def _build_member(settings: InferSettings, device: torch.device, monitor: Monito
             "decoder=cpu"
         )
     predictor = PREDICTORS[name](network, engine)
-    logger.info("predictor=%s, %s on %s", name, _computed_in(settings, device), describe_device(device))
+    if (server := find_server(predictor)) is not None:
+        server.check(settings)
+    logger.info("predictor=%s, %s on %s", name, _computed_in(settings, predictor), describe_device(device))
     if settings.tta != "none":
         predictor = AugmentedPredictor(predictor, VIEWS[settings.tta])
-    overlap = settings.overlap or _default_overlap(settings, network, device)
+    overlap = settings.overlap or _default_overlap(settings, network, predictor)
     return OverlappingPredictor(predictor, overlap) if overlap else predictor
 
 
-def _computed_in(settings: InferSettings, device: torch.device) -> str:
+def _devices(settings: InferSettings) -> Sequence[torch.device]:
+    """Return where predictors work on this machine; ValueError where what a Triton server decides is set here."""
+    if settings.predictor != "triton":
+        return resolve_devices(settings.device)
+    for name, allowed in {"device": "cpu", "precision": "auto", "maps": "auto"}.items():
+        value = getattr(settings, name)
+        if value not in ("auto", allowed):
+            raise ValueError(
+                f"{name}={value} is for the Triton server to decide, by its export; leave it out"
+            )
+    return [torch.device("cpu")]
+
+
+def _computed_in(settings: InferSettings, predictor: Predictor) -> str:
     """Return the number format that is computed in, which is not always what was asked of an engine."""
+    if (server := find_server(predictor)) is not None:
+        return server.served.precision
+    device = predictor.device
     name, dtype = choose_predictor(settings, device), resolve_precision(settings.precision, device)
     is_full = name == "onnxruntime" or (name == "openvino" and dtype == torch.float16)
     return str(torch.float32 if is_full else dtype).removeprefix("torch.")
 
 
-def _is_small(settings: InferSettings, device: torch.device) -> bool:
-    """Return whether maps are small: on a GPU, whose bus is slow, unless several views are to be averaged."""
+def _is_small(settings: InferSettings, predictor: Predictor) -> bool:
+    """Return whether maps are small."""
+    server = find_server(predictor)
+    return _asks_small(settings, predictor.device) if server is None else server.served.is_small
+
+
+def _asks_small(settings: InferSettings, device: torch.device) -> bool:
+    """Return whether maps are to be small: on a GPU, whose bus is slow, unless several views are to be averaged."""
     if settings.maps == "auto":
         return device.type == "cuda" and settings.tta == "none"
     return settings.maps == "small"
@@ -189,7 +223,7 @@ def _decodes_on_device(settings: InferSettings, device: torch.device) -> bool:
     return settings.decoder == "device"
 
 
-def _default_overlap(settings: InferSettings, network: Network, device: torch.device) -> int:
+def _default_overlap(settings: InferSettings, network: Network, predictor: Predictor) -> int:
     """Return by how many px windows overlap where the settings leave it open; 0 for the network's margin.
 
     At most half a window, rounded down to whole strides of the network: small windows stay valid.
@@ -197,7 +231,8 @@ def _default_overlap(settings: InferSettings, network: Network, device: torch.de
     if settings.published_windows:
         return 0
     geometry = network.geometry
-    window = settings.window or default_window(device)
+    server = find_server(predictor)
+    window = settings.window or (default_window(predictor.device) if server is None else server.served.window)
     stride = 2 * geometry.multiple  # on both sides
     room = max(window // 2 - geometry.margin, 0) // stride * stride
     return min(DEFAULT_OVERLAP.get(type(network), 0), geometry.margin + room)
@@ -213,25 +248,25 @@ def build_plan(settings: InferSettings, predictor: Predictor) -> Plan:
     kind = _kind(predictor.device)
     decoding = _decoding(settings, predictor)
     is_on_device = _decodes_on_device(settings, predictor.device)
-    windows = _windows_to_try(settings, predictor)
+    windows, is_exact = _windows_to_try(settings, predictor), _is_exact(settings, predictor)
     for (
         window
     ) in windows:  # one that does not fit the network or the overlap is refused before a slide is opened
-        lay_tiles((window, window), predictor.geometry, window, is_exact=settings.published_windows)
+        lay_tiles((window, window), predictor.geometry, window, is_exact=is_exact)
     batch_size = settings.batch_size or _default_batch(settings, predictor, windows[-1])
     return Plan(
         window=_choose_window(settings, predictor, windows, batch_size),
         batch_size=batch_size,
         region_size=settings.region_size,
         halo=settings.halo,
-        is_exact=settings.published_windows,
+        is_exact=is_exact,
         decode=decode_on_device if is_on_device else decode,
         decoding=cast(
             DecodeOptions, {name: value for name, value in decoding.items() if name != "min_areas"}
         ),
         min_areas=decoding.get("min_areas", ()),
         read_workers=_num_workers(settings.read_workers, MAX_READ_WORKERS[kind]),
-        predict_workers=len(resolve_devices(settings.device)) * _num_requests(predictor.device),
+        predict_workers=_num_predict_workers(settings, predictor.device),
         decode_workers=_num_workers(
             settings.decode_workers, MAX_DECODE_WORKERS["device" if is_on_device else kind]
         ),
@@ -244,13 +279,19 @@ def resolved_facts(settings: InferSettings, predictor: Predictor, plan: Plan) ->
     return {
         "device": device.type,
         "predictor": choose_predictor(settings, device),
-        "precision": _computed_in(settings, device),
-        "is_small": _is_small(settings, device),
+        "precision": _computed_in(settings, predictor),
+        "is_small": _is_small(settings, predictor),
         "decoder": plan.decode.__name__,
         "window": plan.window,
         "margin": predictor.geometry.margin,
         "commit": describe_environment()["commit"],
     }
+
+
+def _num_predict_workers(settings: InferSettings, device: torch.device) -> int:
+    if settings.predictor == "triton":
+        return settings.triton.requests
+    return len(_devices(settings)) * _num_requests(device)
 
 
 def _num_requests(device: torch.device) -> int:
@@ -268,12 +309,20 @@ def _windows_to_try(settings: InferSettings, predictor: Predictor) -> Sequence[i
         return (predictor.geometry.published,)
     if settings.window:
         return (settings.window,)
+    if (server := find_server(predictor)) is not None:
+        return (server.served.window,)
     affordable = int((_memory(predictor.device) / _bytes_a_pixel(settings, predictor)) ** 0.5) // 32 * 32
     fitting = [window for window in WINDOWS[_kind(predictor.device)] if window <= affordable]
     if not fitting:
         return (max(affordable, predictor.geometry.smallest),)
     is_made_for_one_size = choose_predictor(settings, predictor.device) in ("compile", "cudagraphs")
     return fitting[-1:] if is_made_for_one_size else fitting[-NUM_TRIED:]
+
+
+def _is_exact(settings: InferSettings, predictor: Predictor) -> bool:
+    """Return whether all windows must have exactly the plan's size, however small an image is."""
+    server = find_server(predictor)
+    return settings.published_windows or (server is not None and server.served.is_fixed)
 
 
 def _choose_window(
@@ -283,7 +332,7 @@ def _choose_window(
     facts = {
         "device": describe_device(device),
         "predictor": choose_predictor(settings, device),
-        "precision": _computed_in(settings, device),
+        "precision": _computed_in(settings, predictor),
         "tta": settings.tta,
         "network": predictor.geometry.name,
         "margin": predictor.geometry.margin,

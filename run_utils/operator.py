@@ -2,6 +2,7 @@
 
 ``python -m run_utils.operator segmentation`` reads a folder with one slide and ``config_render.json`` and writes
 ``image.tif`` (the slide with its nuclei outlined, a tiled pyramid), ``config.meta`` and ``config_render.json``.
+Where ``NVIDIA_CLARA_TRTISURI`` names a Triton server, the network runs there, under the name of the model.
 """
 
 from __future__ import annotations
@@ -9,14 +10,17 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
 from config.schema import InferSettings
+from config.triton import TritonSettings
 from dataloader.slides import open_slide
 from run_utils.devices import usable_cpus
 from run_utils.files import replacing
 from run_utils.inference.batch_run import infer_all
+from run_utils.inference.triton_client import ADDRESS_VARIABLE
 from run_utils.outputs import output_path
 
 SLIDE_EXTENSIONS = (".svs", ".tif", ".tiff")
@@ -24,6 +28,7 @@ CHECKPOINT_EXTENSIONS = (".pt", ".tar")
 SAMPLES_DIR = Path(__file__).resolve().parents[1] / "samples"
 RENDER_CONFIG = "config_render.json"
 IMAGE, METADATA, WORK_DIR = "image.tif", "config.meta", "nuclei"
+GRPC_PORT = ":8001"  # Triton's own choice; all others speak HTTP, unless the address says grpc://
 FAILURE, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -59,10 +64,14 @@ def segment(options: argparse.Namespace) -> int:
     slide_path = _find_slide(options.input_path)
     render_config = _read_render_config(options.input_path)
     work_dir = options.output_path / WORK_DIR
+    model_path = _find_model(options.model_name, options.config_path)
+    server = os.environ.get(ADDRESS_VARIABLE, "")
     settings = InferSettings(
         input=str(slide_path),
         output=str(work_dir),
-        checkpoint=str(_find_model(options.model_name, options.config_path)),
+        checkpoint=str(model_path),
+        predictor="triton" if server else "auto",
+        triton=TritonSettings(server, "grpc" if server.endswith(GRPC_PORT) else "http", model_path.stem),
         outputs=["overlay", "geojson"],
         window=options.tile_size,
         overlap=options.overlap,
@@ -103,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
         "-m",
         "--model-name",
         default="hovernet_lite_consep",
-        help="a checkpoint, or its name in the config folder or in samples/",
+        help="a checkpoint, or its name in the config folder or in samples/; on a Triton server, the model's name too",
     )
     parser.add_argument(
         "-o",

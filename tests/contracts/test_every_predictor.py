@@ -8,15 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from models.hovernet.checkpoint import Network
+from benchmarks.triton_server import TritonServer
+from config.export import ExportSettings, TritonExportSettings
+from config.triton import TritonSettings
+from models.hovernet.checkpoint import Network, save_checkpoint
 from models.hovernet.lite import HoVerNetLite
 from run_utils.build_inference import PREDICTORS, Engine
+from run_utils.export import export
 from run_utils.inference.predictors import Predictor, ProbabilityMaps
 
 TOLERANCE = 1e-4
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 ON_GPU_ONLY = {"cudagraphs"}
 ON_CPU_ONLY = {"openvino", "onnxruntime"}
+BEHIND_A_SERVER = {"triton"}
+ROWS = [pytest.param(row, marks=pytest.mark.triton) if row in BEHIND_A_SERVER else row for row in PREDICTORS]
 NUM_TYPES = 3
 
 
@@ -50,12 +56,24 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.param)
 
 
-@pytest.fixture(scope="module", params=list(PREDICTORS))
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonSettings]:
+    """A Triton server that runs the network."""
+    folder = tmp_path_factory.mktemp("server")
+    save_checkpoint(_network(), folder / "a.pt")
+    triton = TritonExportSettings(backend="python", device="cpu", largest_batch=2, maps="full")
+    assert not export(ExportSettings(str(folder / "a.pt"), str(folder / "models"), "triton", triton))
+    with TritonServer(folder / "models") as running:
+        yield TritonSettings(running.address("http"))
+
+
+@pytest.fixture(scope="module", params=ROWS)
 def predictor(request: pytest.FixtureRequest, device: torch.device) -> Iterator[Predictor]:
     name = request.param
-    if name in (ON_GPU_ONLY if device.type == "cpu" else ON_CPU_ONLY):
+    if name in (ON_GPU_ONLY if device.type == "cpu" else ON_CPU_ONLY | BEHIND_A_SERVER):
         pytest.skip(f"{name} does not run on {device.type}")
-    built = PREDICTORS[name](_network(), Engine(device, torch.float32))
+    server = request.getfixturevalue("server") if name in BEHIND_A_SERVER else None
+    built = PREDICTORS[name](_network(), Engine(device, torch.float32, server=server))
     yield built
     if hasattr(built, "close"):
         built.close()

@@ -118,7 +118,9 @@ def slightly_other(network: Network) -> Network:
 
 
 def test_maps_that_differ_too_much_fail_and_leave_what_was_there(folder, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(run_utils.export, "trace", lambda network: trace(slightly_other(network)))
+    monkeypatch.setattr(
+        run_utils.export, "trace", lambda network, **options: trace(slightly_other(network), **options)
+    )
     assert run(folder, monkeypatch, "output=taken.ts", "overwrite=true") == 1
     assert "nothing: what was there is as it was" in capsys.readouterr().out
     assert (folder / "taken.ts").read_text().startswith("something")

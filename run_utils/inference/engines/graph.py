@@ -28,9 +28,9 @@ AXES = {  # that stay open
 }
 
 
-def trace(network: Network) -> torch.jit.ScriptModule:
+def trace(network: Network, *, is_small: bool = False) -> torch.jit.ScriptModule:
     """Return a network as a traced `ProbabilityNetwork`, on the CPU and in float32; the network stays as it is."""
-    own = ProbabilityNetwork(copy.deepcopy(network).cpu().float()).eval()
+    own = ProbabilityNetwork(copy.deepcopy(network).cpu().float(), is_small=is_small).eval()
     with torch.no_grad(), exporting():
         # What follows from a size's remainder becomes a constant: it is the same for all valid sizes.
         traced: torch.jit.ScriptModule = torch.jit.trace(own, (_example(network),), check_trace=False)

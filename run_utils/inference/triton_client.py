@@ -1,0 +1,285 @@
+"""Talks to a Triton server: one connection a thread, and requests that outlive a server's absence.
+
+The one file that imports tritonclient, when `predictor=triton` is chosen.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import os
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from config.triton import TritonSettings
+
+logger = logging.getLogger(__name__)
+
+ADDRESS_VARIABLE = "NVIDIA_CLARA_TRTISURI"
+ADDRESS = re.compile(r"(?:(?P<scheme>https?|grpcs?)://)?(?P<host>[^\s/]+:\d+)/*")
+PACKAGES = {"http": "geventhttpclient", "grpc": "grpc"}  # that tritonclient needs for each protocol
+CONFIG_TIMEOUT_S = 30.0  # of questions that need no network
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 5.0
+RECONNECT_MS = 2000  # gRPC tries again at least as often; its own limit is two minutes
+LARGEST_MESSAGE = 2**31 - 1  # bytes, gRPC's own limit
+# How servers, and what stands before them, say that they will answer later, by HTTP status and gRPC code
+BUSY = {"408", "425", "429", "502", "503", "504"}
+BUSY |= {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "CANCELLED"}
+WRONG = {"400", "401", "403", "404", "INVALID_ARGUMENT", "UNAUTHENTICATED", "PERMISSION_DENIED", "NOT_FOUND"}
+RESTARTS = "is not healthy"  # the process of a Python backend died: the server starts another
+UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
+
+Answer = TypeVar("Answer")
+
+
+class BusyError(Exception):
+    """The server does not answer now, but may later."""
+
+
+class TritonClient:
+    """Asks a server for maps; called from as many threads as may be.
+
+    Args:
+        settings: of the server; where their address is empty, the environment's is taken.
+
+    Raises:
+        ValueError: where there is no address, it is none, or tritonclient is not installed.
+    """
+
+    def __init__(self, settings: TritonSettings) -> None:
+        self.settings = complete_address(settings)
+        self.address = self.settings.address
+        _check_installed(self.settings.protocol)
+        self._connections = threading.local()
+        self._turns = threading.BoundedSemaphore(settings.requests)
+        self._patience = Patience(f"Triton server at {self.address}", settings.patience_s)
+
+    def config(self) -> dict[str, Any]:
+        """Return the model's configuration; errors as of `infer`."""
+        return self._patience.persist(lambda: self._connection.config())
+
+    def infer(self, tiles: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
+        """Return the named maps of (N, H, W, 3) uint8 RGB tiles; they may not be written to.
+
+        Raises:
+            ConnectionError: the server did not answer for `patience_s`.
+            ValueError: it does not take such tiles, or has no such model.
+            RuntimeError: it failed.
+        """
+        with self._turns:
+            return self._patience.persist(lambda: self._ask(tiles, names))
+
+    def _ask(self, tiles: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
+        try:
+            return self._connection.infer(tiles, names)
+        except BusyError:
+            self._connections.own = None  # the next try begins with a new one
+            raise
+
+    @property
+    def _connection(self) -> Connection:
+        own: Connection | None = getattr(self._connections, "own", None)
+        if own is None:
+            own = self._connections.own = Connection(self.settings)
+        return own
+
+
+class Patience:
+    """Tries again, with growing and random pauses, what fails because a server is away or busy.
+
+    Args:
+        name: of the server, for messages.
+        seconds: from the first failure on for which it tries.
+    """
+
+    def __init__(self, name: str, seconds: float) -> None:
+        self.name = name
+        self.seconds = seconds
+        self._random = random.Random()  # of pauses alone: processes must not come back all at once
+        self._lock = threading.Lock()
+        self._away_since: float | None = None
+
+    def persist(self, ask: Callable[[], Answer]) -> Answer:
+        """Return what a function does once it raises no BusyError; ConnectionError where patience ends before."""
+        first_failure: float | None = None
+        pause = FIRST_PAUSE_S
+        while True:
+            try:
+                answer = ask()
+            except BusyError as error:
+                now = time.monotonic()
+                first_failure = now if first_failure is None else first_failure
+                self._note_failure(now, error)
+                left = first_failure + self.seconds - now
+                if left <= 0:
+                    raise ConnectionError(
+                        f"the {self.name} has not answered for {self.seconds:g} s ({error}): see that it runs there, "
+                        "and start again, or give another triton.address="
+                    ) from error
+                time.sleep(min(self._random.uniform(pause / 2, pause), left))
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+                continue
+            self._note_answer()
+            return answer
+
+    def _note_failure(self, now: float, error: BusyError) -> None:
+        with self._lock:
+            if self._away_since is None:
+                self._away_since = now
+                logger.warning(
+                    "the %s does not answer (%s): tries again for %g s", self.name, error, self.seconds
+                )
+
+    def _note_answer(self) -> None:
+        with self._lock:
+            if self._away_since is not None:
+                away_s = time.monotonic() - self._away_since
+                logger.warning("the %s answers again, after %.1f s", self.name, away_s)
+                self._away_since = None
+
+
+class Connection:
+    """What one thread uses to talk to a server: tritonclient's HTTP and gRPC clients differ in little.
+
+    Args:
+        settings: of the server, its address included.
+    """
+
+    def __init__(self, settings: TritonSettings) -> None:
+        self.settings = settings
+        self._protocol = importlib.import_module(f"tritonclient.{settings.protocol}")
+        opens = _open_http if settings.protocol == "http" else _open_grpc
+        self._client = opens(self._protocol, settings)
+
+    def config(self) -> dict[str, Any]:
+        """Return the model's configuration, a dictionary of plain data."""
+        with self._judging():
+            if self.settings.protocol == "http":
+                config: dict[str, Any] = self._client.get_model_config(self.settings.model)
+                return config
+            answer = self._client.get_model_config(
+                self.settings.model, as_json=True, client_timeout=min(self.settings.timeout_s, CONFIG_TIMEOUT_S)
+            )
+            content: dict[str, Any] = answer["config"]
+            return content
+
+    def infer(self, tiles: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
+        """Return the named maps of (N, H, W, 3) uint8 RGB tiles."""
+        given = self._protocol.InferInput("tiles", list(tiles.shape), "UINT8")
+        given.set_data_from_numpy(tiles)
+        wanted = [self._protocol.InferRequestedOutput(name) for name in names]
+        options = {} if self.settings.protocol == "http" else {"client_timeout": self.settings.timeout_s}
+        with self._judging():
+            answer = self._client.infer(self.settings.model, [given], outputs=wanted, **options)
+        return [answer.as_numpy(name) for name in names]
+
+    @contextmanager
+    def _judging(self) -> Iterator[None]:
+        """Turn what tritonclient raises into what it means."""
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            yield
+        except InferenceServerException as error:
+            status = (error.status() or "").removeprefix("StatusCode.")
+            raise _judge(status, _one_line(error.message()), self.settings) from error
+        except (OSError, HTTPException) as error:
+            raise _judge("UNAVAILABLE", _one_line(error), self.settings) from error
+
+
+def complete_address(settings: TritonSettings) -> TritonSettings:
+    """Return settings with an address, `host:port`, and what its scheme says, `https://` for instance.
+
+    Raises:
+        FileNotFoundError: the file of certificates is not there.
+        ValueError: neither settings nor environment give an address, it is none, or certificates come without TLS.
+    """
+    given = settings.address or os.environ.get(ADDRESS_VARIABLE, "")
+    if not given:
+        raise ValueError(
+            f"predictor=triton needs a server: set triton.address=host:port, or {ADDRESS_VARIABLE} in the environment"
+        )
+    match = ADDRESS.fullmatch(given)
+    if match is None:
+        raise ValueError(f"triton.address={given} is no address; write host:port, such as localhost:8000")
+    changes: dict[str, Any] = {"address": match["host"]}
+    if scheme := match["scheme"]:
+        changes["protocol"] = "http" if scheme.startswith("http") else "grpc"
+        changes["tls"] = settings.tls or scheme.endswith("s")
+    completed = replace(settings, **changes)
+    if completed.certificates and not completed.tls:
+        raise ValueError(f"triton.certificates={completed.certificates} is for TLS; set triton.tls=true too")
+    if completed.certificates and not Path(completed.certificates).is_file():
+        raise FileNotFoundError(f"triton.certificates={completed.certificates} does not exist")
+    return completed
+
+
+def _check_installed(protocol: str) -> None:
+    missing = [
+        name for name in ("tritonclient", PACKAGES[protocol]) if importlib.util.find_spec(name) is None
+    ]
+    if missing:
+        raise ValueError(
+            f"predictor=triton needs {' and '.join(missing)}, not installed here: "
+            "uv pip install -r pyproject.toml --extra triton -c constraints.txt"
+        )
+
+
+def _open_http(protocol: Any, settings: TritonSettings) -> Any:
+    # without certificates of the user's own, those that the system trusts
+    options = {"ca_certs": settings.certificates} if settings.certificates else {}
+    return protocol.InferenceServerClient(
+        settings.address,
+        connection_timeout=min(settings.timeout_s, CONFIG_TIMEOUT_S),
+        network_timeout=settings.timeout_s,
+        ssl=settings.tls,
+        ssl_options=options,
+    )
+
+
+def _open_grpc(protocol: Any, settings: TritonSettings) -> Any:
+    arguments = [
+        ("grpc.max_send_message_length", LARGEST_MESSAGE),
+        ("grpc.max_receive_message_length", LARGEST_MESSAGE),
+        ("grpc.max_reconnect_backoff_ms", RECONNECT_MS),
+        (
+            "grpc.use_local_subchannel_pool",
+            1,
+        ),  # each connection for itself: a new one does not wait for an old one
+    ]
+    return protocol.InferenceServerClient(
+        settings.address,
+        ssl=settings.tls,
+        root_certificates=settings.certificates or None,
+        channel_args=arguments,
+    )
+
+
+def _judge(status: str, message: str, settings: TritonSettings) -> Exception:
+    """Return the exception that an answer stands for: BusyError where asking again may help."""
+    server = f"the Triton server at {settings.address}"
+    if UNTRUSTED in message:
+        return ValueError(
+            f"{server} shows a certificate that is not trusted here ({message}); name the file that "
+            "it is checked against with triton.certificates="
+        )
+    if status in BUSY or RESTARTS in message:
+        return BusyError(message)
+    if status in WRONG:
+        return ValueError(f"{server} refuses model {settings.model!r} ({message}); see triton.model=")
+    return RuntimeError(f"{server} failed: {message}")
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())[:400] or type(text).__name__

@@ -1,0 +1,111 @@
+"""What a client of a Triton server does without one: addresses, patience, and one line that says what is missing."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+
+import pytest
+
+from config.triton import TritonSettings
+from run_utils.inference.triton_client import BusyError, Patience, TritonClient, complete_address
+
+
+@pytest.mark.parametrize(
+    ("given", "address", "protocol", "tls"),
+    [
+        ("there:8000", "there:8000", "http", False),
+        ("https://there:443/", "there:443", "http", True),
+        ("grpc://10.0.0.1:8001", "10.0.0.1:8001", "grpc", False),
+        ("grpcs://there:8001", "there:8001", "grpc", True),
+    ],
+)
+def test_an_address_may_say_how_the_server_is_talked_to(given, address, protocol, tls) -> None:
+    settings = complete_address(TritonSettings(given))
+    assert (settings.address, settings.protocol, settings.tls) == (address, protocol, tls)
+
+
+def test_the_address_comes_from_the_environment_where_none_is_set(monkeypatch) -> None:
+    monkeypatch.setenv("NVIDIA_CLARA_TRTISURI", "clara:8000")
+    assert complete_address(TritonSettings()).address == "clara:8000"
+    assert complete_address(TritonSettings("mine:8000")).address == "mine:8000"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (TritonSettings(), "set triton.address=host:port, or NVIDIA_CLARA_TRTISURI"),
+        (TritonSettings("there"), "write host:port"),
+        (TritonSettings("there:8000", certificates="a.pem"), "set triton.tls=true"),
+        (TritonSettings("there:8000", certificates="a.pem", tls=True), "does not exist"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_refused(settings, message, monkeypatch) -> None:
+    monkeypatch.delenv("NVIDIA_CLARA_TRTISURI", raising=False)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        complete_address(settings)
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_a_server_that_is_not_there_is_asked_for_as_long_as_patience_lasts(protocol: str) -> None:
+    with socket.socket() as taken:  # and never listens
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        client = TritonClient(TritonSettings(address, protocol, patience_s=0.6))
+        start = time.monotonic()
+        with pytest.raises(ConnectionError, match=f"{address} has not answered for 0.6 s.*see that it runs"):
+            client.config()
+        assert 0.6 <= time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_a_server_that_takes_requests_and_never_answers_is_not_waited_for(protocol: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        settings = TritonSettings(
+            f"127.0.0.1:{silent.getsockname()[1]}", protocol, timeout_s=0.3, patience_s=0.1
+        )
+        with pytest.raises(ConnectionError, match="has not answered"):
+            TritonClient(settings).config()
+
+
+def test_pauses_grow_and_what_is_no_absence_is_raised_at_once() -> None:
+    moments: list[float] = []
+
+    def fail_three_times() -> str:
+        moments.append(time.monotonic())
+        if len(moments) < 4:
+            raise BusyError("full")
+        return "answer"
+
+    assert Patience("server", 60).persist(fail_three_times) == "answer"
+    pauses = [later - earlier for earlier, later in zip(moments, moments[1:], strict=False)]
+    for pause, longest in zip(pauses, (0.25, 0.5, 1), strict=True):
+        assert longest / 2 <= pause < longest + 0.1
+    with pytest.raises(RuntimeError, match="wrong"):
+        Patience("server", 60).persist(lambda: (_ for _ in ()).throw(RuntimeError("wrong")))
+
+
+def test_an_absence_is_told_once_whatever_number_of_threads_meets_it(caplog) -> None:
+    barrier = threading.Barrier(3)
+    patience = Patience("server", 60)
+
+    def ask() -> None:
+        tries = iter([BusyError("gone"), None])
+
+        def once() -> None:
+            error = next(tries)
+            if error:
+                barrier.wait()
+                raise error
+
+        patience.persist(once)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    said = [record.getMessage() for record in caplog.records]
+    assert len([line for line in said if "does not answer" in line]) == 1
+    assert len([line for line in said if "answers again" in line]) == 1

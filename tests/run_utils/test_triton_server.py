@@ -1,0 +1,234 @@
+"""A real Triton server: the direct path's nuclei, batches put together, and slides that outlive the server's death."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import signal
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from benchmarks.triton_server import TritonServer
+from config.export import ExportSettings, TritonExportSettings
+from config.schema import InferSettings
+from config.triton import TritonSettings
+from models.hovernet.checkpoint import load_checkpoint, save_checkpoint
+from models.hovernet.lite import HoVerNetLite
+from run_utils.build_inference import build_plan, build_predictor
+from run_utils.export import export
+from run_utils.inference.batch_run import infer_all
+from run_utils.inference.triton_client import TritonClient
+from run_utils.inference.triton_predictor import TritonPredictor
+from tests.conftest import ROOT
+from tests.drawing import draw_pairs, paint_tissue
+
+pytestmark = pytest.mark.triton
+
+CHECKPOINT = ROOT / "samples" / "hovernet_lite_consep.pt"
+WINDOW = 256
+SIDE = 640  # px of the image: 25 windows
+TIMEOUT_S = 5.0
+SERVED = TritonExportSettings(backend="python", device="cpu", window=WINDOW)
+MODELS = {
+    "tiny": dataclasses.replace(SERVED, model="tiny", largest_batch=4, delay_ms=200, maps="full"),
+    "narrow": dataclasses.replace(SERVED, model="narrow", queue=1, fixed=True, window=64),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("triton")
+    torch.manual_seed(0)
+    network = HoVerNetLite(num_types=3, num_stages=2, decoder_channels=[8], margin=16)
+    save_checkpoint(network, folder / "tiny.pt", mpp=0.25)
+    tifffile.imwrite(folder / "image.tif", paint_tissue(draw_pairs((SIDE, SIDE))), photometric="rgb")
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert not export(ExportSettings(str(CHECKPOINT), str(folder / "models"), "triton", SERVED))
+        for settings in MODELS.values():
+            assert not export(
+                ExportSettings(str(folder / "tiny.pt"), str(folder / "models"), "triton", settings)
+            )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[TritonServer]:
+    with TritonServer(folder / "models") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def direct(folder: Path) -> dict[str, bytes]:
+    return infer(folder, "direct", predictor="onnxruntime")
+
+
+def infer(folder: Path, output: str, **settings: object) -> dict[str, bytes]:
+    """Return the outputs of the image."""
+    given = InferSettings(
+        str(folder / "image.tif"), str(folder / output), str(CHECKPOINT), outputs=["json", "geojson"]
+    )
+    given = dataclasses.replace(given, window=WINDOW, tissue=False, mpp=0.25, **settings)
+    assert infer_all(given) == 0
+    paths = [path for path in sorted((folder / output).rglob("image.*")) if path.is_file()]
+    return {path.name: path.read_bytes() for path in paths}
+
+
+def on(server: TritonServer, protocol: str = "http", **settings: object) -> dict[str, object]:
+    triton = TritonSettings(
+        server.address(protocol), protocol, timeout_s=TIMEOUT_S, patience_s=60, **settings
+    )
+    return {"predictor": "triton", "triton": triton}
+
+
+def count(server: TritonServer, what: str, model: str = "hovernet") -> int:
+    """Return how many inferences or executions the server has done since it started."""
+    with urllib.request.urlopen(f"http://{server.address('http')}/v2/models/{model}/stats") as answer:
+        return int(json.load(answer)["model_stats"][0][what])
+
+
+def tiny_predictor(folder: Path, server: TritonServer, model: str, protocol: str = "http", **settings):
+    network = load_checkpoint(folder / "tiny.pt")
+    return TritonPredictor(
+        network, TritonSettings(server.address(protocol), protocol, model=model, **settings)
+    )
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_nuclei_are_those_of_the_direct_path(protocol, folder, server, direct) -> None:
+    assert infer(folder, protocol, **on(server, protocol)) == direct
+    (status,) = json.loads((folder / protocol / "run.json").read_text())["slides"].values()
+    assert status["num_nuclei"] > 100
+    made_with = status["made_with"]
+    assert (made_with["predictor"], made_with["precision"], made_with["window"]) == (
+        "triton",
+        "float32",
+        WINDOW,
+    )
+
+
+def kill_with_its_backends(server: TritonServer) -> None:
+    server.kill()
+    time.sleep(1)
+    server.start()
+
+
+def stop_as_an_administrator_does(server: TritonServer) -> None:
+    server.kill(signal.SIGTERM)
+    server.start()
+
+
+def freeze(server: TritonServer) -> None:
+    server.send(signal.SIGSTOP)
+    time.sleep(TIMEOUT_S + 1)
+    server.send(signal.SIGCONT)
+
+
+@pytest.mark.parametrize(
+    ("disturb", "protocol"),
+    [
+        (kill_with_its_backends, "http"),
+        (kill_with_its_backends, "grpc"),
+        (stop_as_an_administrator_does, "http"),
+        (freeze, "grpc"),
+    ],
+)
+def test_a_server_that_dies_in_the_middle_of_a_slide_costs_nothing(
+    disturb: Callable[[TritonServer], None], protocol, folder, server, direct, caplog
+) -> None:
+    begun = count(server, "inference_count")
+    found: dict[str, bytes] = {}
+    output = f"{disturb.__name__}_{protocol}"
+    run = threading.Thread(target=lambda: found.update(infer(folder, output, **on(server, protocol))))
+    run.start()
+    while count(server, "inference_count") < begun + 8:
+        assert run.is_alive()
+        time.sleep(0.01)
+    assert count(server, "inference_count") < begun + 20  # it is the middle
+    disturb(server)
+    run.join()
+    assert found == direct
+    if disturb is not stop_as_an_administrator_does:  # which ends when nothing is under way
+        assert any("answers again" in record.getMessage() for record in caplog.records)
+
+
+def test_requests_of_several_threads_are_put_together(folder, server) -> None:
+    predictor = tiny_predictor(folder, server, "tiny")
+    generator = np.random.default_rng(0)
+    tiles = [generator.integers(0, 256, (1, 64, 64, 3), np.uint8) for _ in range(8)]
+    alone = [predictor.predict(tile) for tile in tiles]
+    begun = count(server, "execution_count", "tiny")
+    together: dict[int, object] = {}
+    threads = [
+        threading.Thread(target=lambda i=i: together.update({i: predictor.predict(tiles[i])}))
+        for i in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert count(server, "execution_count", "tiny") - begun < 8
+    for index, maps in enumerate(alone):
+        for part, other in zip(maps, together[index], strict=True):
+            np.testing.assert_allclose(part, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_a_server_whose_queue_is_full_is_waited_for(protocol, folder, server, caplog) -> None:
+    predictor = tiny_predictor(folder, server, "narrow", protocol, requests=8)
+    tiles = np.zeros((1, 64, 64, 3), np.uint8)
+    shapes = []
+    threads = [
+        threading.Thread(
+            target=lambda: [shapes.append(predictor.predict(tiles).nuclei.shape) for _ in range(20)]
+        )
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert shapes == [(1, 48, 48)] * 160
+    assert any("queue" in record.getMessage() for record in caplog.records)
+
+
+def test_other_weights_are_refused(folder, server) -> None:
+    with pytest.raises(ValueError, match="is not checkpoint=: it has weights .* instead of .*to=triton"):
+        TritonPredictor(load_checkpoint(CHECKPOINT), TritonSettings(server.address("http"), model="tiny"))
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_what_cannot_be_right_is_not_asked_again(protocol, folder, server) -> None:
+    client = TritonClient(TritonSettings(server.address(protocol), protocol, model="tiny", patience_s=60))
+    start = time.monotonic()
+    with pytest.raises((ValueError, RuntimeError), match="Triton server"):
+        client.infer(np.zeros((5, 64, 64, 3), np.uint8), ["nuclei"])  # a larger batch than it takes
+    with pytest.raises((ValueError, RuntimeError), match="Triton server"):
+        client.infer(np.zeros((1, 64, 64, 3), np.uint8), ["other"])
+    other = TritonClient(TritonSettings(server.address(protocol), protocol, model="nobody", patience_s=60))
+    with pytest.raises(ValueError, match="'nobody'.*see triton.model="):
+        other.config()
+    assert time.monotonic() - start < 5
+
+
+def test_settings_that_the_server_decides_are_refused(folder, server) -> None:
+    base = InferSettings("a.tif", "out", str(folder / "tiny.pt"), **on(server, model="narrow"), overlap=1)
+    plan = build_plan(base, build_predictor(base))
+    assert (plan.window, plan.is_exact, plan.predict_workers) == (64, True, 4)
+    for changed, message in (
+        ({"window": 128}, "takes windows of 64 px alone"),
+        ({"batch_size": 2}, "the server puts batches together"),
+        ({"precision": "bf16"}, "precision=bf16 is for the Triton server to decide"),
+        ({"device": "cuda:0"}, "device=cuda:0 is for the Triton server to decide"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build_predictor(dataclasses.replace(base, **changed))
