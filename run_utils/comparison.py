@@ -41,6 +41,7 @@ SETTINGS_NAME = "settings.yaml"
 WIDTH = 112  # characters of the text below the tables
 UNCOMPARED = ("output", "view", "profile")  # settings
 UNDEFINED = Estimate(math.nan, math.nan, math.nan)
+COLUMNS = ("run", "status", "patches", "passes", "time", "interval", *MAIN_SCORES)  # beside those of settings
 SCORES = tuple(name for name in MAIN_SCORES if name != "PQ")
 LEGEND = (
     "PQ: of the best network on the validation images, with the 95 % interval over draws of images. Less the best: the "
@@ -195,22 +196,21 @@ def differing_settings(runs: Sequence[RunSummary]) -> list[str]:
 
 def _row(run: RunSummary, names: Sequence[str]) -> dict[str, str]:
     """Return a run as cells of a table for people."""
-    short = shorten_names(names)
     seconds = run.record.get("seconds")
     scores = {name: _format(run.scores.get(name, math.nan)) for name in SCORES}
     return {
         "": "≈" if run.is_like_best else "",
         "run": run.name,
-        **{short[name]: str(run.settings.get(name, "–")) for name in names},
+        **{label: str(run.settings.get(name, "–")) for name, label in _label(names).items()},
         "PQ": _format(run.pq.value),
         "95 % interval": _format_interval(run.pq),
         "less the best": _format(run.less_best.value, "+"),
         "interval": _format_interval(run.less_best, "+"),
         **scores,
-        "epochs": f"{run.record['epochs']:g}" if run.record else "–",
+        "passes": f"{run.record['epochs']:g}" if run.record else "–",
         "patches": f"{run.record['patches']:,}" if run.record else "–",
         "time": "–" if seconds is None else _format_time(seconds),
-        "device": run.record.get("device", "–"),
+        "trained on": run.record.get("device", "–"),
         "status": f"{run.status}: {run.reason}" if run.reason else run.status,
     }
 
@@ -226,8 +226,15 @@ def _plain_row(run: RunSummary, names: Sequence[str]) -> dict[str, object]:
         **dict(zip(("less_best", "less_best_low", "less_best_high"), run.less_best, strict=True)),
         "like_best": "" if run.is_like_best is None else run.is_like_best,
         **{name: run.scores.get(name, math.nan) for name in SCORES},
-        **{name: run.record.get(name, "") for name in ("step", "epochs", "patches", "seconds", "device")},
+        "passes": run.record.get("epochs", ""),
+        **{name: run.record.get(name, "") for name in ("step", "patches", "seconds")},
+        "trained_on": run.record.get("device", ""),
     }
+
+
+def _label(names: Sequence[str]) -> dict[str, str]:
+    """Return short names for columns of settings, none of them the name of another column."""
+    return {name: name if short in COLUMNS else short for name, short in shorten_names(names).items()}
 
 
 def _over_seeds(runs: Sequence[RunSummary], names: Sequence[str], style: str) -> list[str]:

@@ -211,7 +211,13 @@ def _plan_sweep(settings: Sequence[str], launch: SweepLaunchSettings) -> tuple[S
     script, output = str(Path(sys.argv[0]).resolve()), str(outputs[-1].value())
     sweep = Sweep(script, output, tuple(choices), num_processes=max(launch.gpus, 1))
     combinations = itertools.product(*choices.values())
-    return sweep, [sweep.folder_of(dict(zip(choices, values, strict=True))) for values in combinations]
+    folders = [sweep.folder_of(dict(zip(choices, values, strict=True))) for values in combinations]
+    for folder in folders:
+        if folders.count(folder) > 1:
+            raise ValueError(
+                f"two runs would be called {folder.name}; give values that differ in letters or digits"
+            )
+    return sweep, folders
 
 
 def _is_launch(argument: str) -> bool:

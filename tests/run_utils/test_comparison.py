@@ -98,7 +98,7 @@ def test_intervals_are_those_of_images_drawn_one_by_one(sweep: Path) -> None:
 def test_the_table_shows_settings_that_differ_and_what_runs_cost(sweep: Path) -> None:
     text = compare_runs(CompareSettings(str(sweep)))
     header = text.splitlines()[0].split()
-    assert {"seed", "learning_rate", "PQ", "Dice", "epochs", "patches", "time", "status"} <= set(header)
+    assert {"seed", "learning_rate", "PQ", "Dice", "passes", "patches", "time", "status"} <= set(header)
     assert not {"output", "AJI", "F_d"} & set(header)
     assert "1:01:11" in text and "1,000" in text and "stopped" in text
     assert {"seed", "train.phases.0.learning_rate"} <= table_of(sweep)["a"].keys()
@@ -111,6 +111,14 @@ def test_seeds_of_one_setting_are_summed_up(sweep: Path) -> None:
     scores = [float(table_of(sweep)[name]["PQ"]) for name in "ab"]
     (line,) = [line.split() for line in text.splitlines() if line.startswith("0.001")]
     assert line[1:] == ["2", f"{np.mean(scores):.4f}", f"{np.std(scores, ddof=1):.4f}"]
+
+
+def test_a_setting_called_as_a_column_keeps_its_full_name(tmp_path: Path) -> None:
+    for name in "ab":
+        write_run(tmp_path / name, {"1": 0.5}, seed=1, data={"patches": f"stores/{name}"})
+    header, _, *lines = compare_runs(CompareSettings(str(tmp_path))).splitlines()
+    assert header.split()[:3] == ["run", "data.patches", "PQ"] and header.split().count("patches") == 1
+    assert "stores/a" in lines[0] and "1,000" in lines[0]
 
 
 def test_runs_on_other_images_are_compared_by_their_intervals(tmp_path: Path) -> None:

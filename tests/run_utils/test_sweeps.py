@@ -100,6 +100,7 @@ def test_settings_of_launching_become_those_of_slurm(tmp_path: Path, monkeypatch
         ("train", ["-m", "seed=1,2", "output=a", "launch=ray"], "launch=ray is not known; use one of: local"),
         ("train", ["-m", "seed=1,2", "output=a", "launch.minute=1"], "minute"),
         ("train", ["-m", "seed=1,2", "output=a", "train.bogus=1"], "bogus"),
+        ("train", ["-m", "data.patches=a/b,a:b", "output=a"], "two runs would be called patches=a-b"),
         ("train", ["launch=slurm", "output=a"], "add --multirun"),
         ("infer", ["--multirun", "input=a,b", "output=a"], "no --multirun"),
     ],
