@@ -26,16 +26,8 @@ GAP = 2**14  # bytes between two ranges that are fetched as one: a request costs
 BLOCK = 2**18  # bytes of a file's head that are fetched at once, while its index is read
 NUM_BLOCKS = 64  # of them that are kept meanwhile: 16 MiB
 VERSIONS = ("ETag", "etag", "md5Hash", "Last-Modified", "LastModified", "last_modified", "mtime", "created")
-RENAMING = (
-    "file",
-    "local",
-    "sftp",
-    "ssh",
-    "smb",
-    "hdfs",
-    "webhdfs",
-    "arrow_hdfs",
-)  # where a put may end half-way, and folders have to be made
+# Kinds with folders, which have to be made, and with files that are half there while they are written.
+WITH_FOLDERS = {"file", "local", "sftp", "ssh", "smb", "hdfs", "webhdfs", "arrow_hdfs"}
 NO_RETRY = (
     FileNotFoundError,
     FileExistsError,
@@ -63,13 +55,9 @@ def redact(text: str) -> str:
 
 def locate(place: str | Path | Address) -> Path | Address:
     """Return the address that a text is, else the local path."""
-    return (
-        Address(place)
-        if isinstance(place, str) and MARK in place
-        else place
-        if isinstance(place, Address)
-        else Path(place)
-    )
+    if isinstance(place, Address):
+        return place
+    return Address(place) if isinstance(place, str) and MARK in place else Path(place)
 
 
 class Address:
@@ -213,9 +201,8 @@ class Address:
         """
         if mode != "rb":
             raise ValueError(f"mode={mode!r} of {self} must be 'rb'; `write` puts files there")
-        return io.BufferedReader(
-            _Blocks(self, int(self.identify()["bytes"]) if num_bytes is None else num_bytes)
-        )
+        size = int(self.identify()["bytes"]) if num_bytes is None else num_bytes
+        return io.BufferedReader(_Blocks(self, size))
 
     def download(self, path: Path) -> None:
         """Copy it to a local file."""
@@ -225,7 +212,7 @@ class Address:
         """Copy a local file, or bytes, there; it appears whole or not at all, where the kind of place can do that."""
         target = (
             f"{self._path}.tmp" if self._has_folders else self._path
-        )  # object stores: a put is whole or nothing
+        )  # of an object store, a put is whole
         self._make_folder()
         if isinstance(source, Path):
             self._call("put_file", str(source), target, verb="written")
@@ -258,6 +245,8 @@ class Address:
             raise ValueError(
                 f"{self} is no address that fsspec knows ({error}); give a path, or s3://, gs://, az://, https:// …"
             ) from error
+        except Exception as error:  # some kinds connect at once
+            raise self._explain(error, "reached") from error
         return system, path
 
     @property
@@ -271,11 +260,7 @@ class Address:
     @property
     def _has_folders(self) -> bool:
         kinds = self._system.protocol
-        return (
-            not {kinds}.isdisjoint(RENAMING)
-            if isinstance(kinds, str)
-            else not set(kinds).isdisjoint(RENAMING)
-        )
+        return not WITH_FOLDERS.isdisjoint([kinds] if isinstance(kinds, str) else kinds)
 
     def _make_folder(self) -> None:
         if self._has_folders:  # elsewhere none is needed, and s3fs would make a bucket
