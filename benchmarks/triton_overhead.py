@@ -25,7 +25,8 @@ from config.triton import TritonSettings
 from run_utils.export import export
 from run_utils.inference.batch_run import infer_all
 
-SAMPLES = Path(__file__).resolve().parents[1] / "samples"
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLES = ROOT / "samples"
 SLIDE = SAMPLES / "CMU-1-Small-Region.svs"
 CHECKPOINT = SAMPLES / "hovernet_lite_consep.pt"
 ASKED = 10  # % at most

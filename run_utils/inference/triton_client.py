@@ -169,7 +169,9 @@ class Connection:
                 config: dict[str, Any] = self._client.get_model_config(self.settings.model)
                 return config
             answer = self._client.get_model_config(
-                self.settings.model, as_json=True, client_timeout=min(self.settings.timeout_s, CONFIG_TIMEOUT_S)
+                self.settings.model,
+                as_json=True,
+                client_timeout=min(self.settings.timeout_s, CONFIG_TIMEOUT_S),
             )
             content: dict[str, Any] = answer["config"]
             return content
@@ -182,7 +184,13 @@ class Connection:
         options = {} if self.settings.protocol == "http" else {"client_timeout": self.settings.timeout_s}
         with self._judging():
             answer = self._client.infer(self.settings.model, [given], outputs=wanted, **options)
-        return [answer.as_numpy(name) for name in names]
+        try:
+            return [answer.as_numpy(name) for name in names]
+        except ValueError as error:
+            raise RuntimeError(
+                f"the Triton server at {self.settings.address} gave maps without content ({error}): its Python backend "
+                "may want numpy<2"
+            ) from error
 
     @contextmanager
     def _judging(self) -> Iterator[None]:

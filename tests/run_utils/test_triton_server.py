@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import io
+import ipaddress
 import json
 import signal
+import socket
+import socketserver
+import ssl
 import threading
 import time
 import urllib.request
@@ -17,13 +22,17 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from benchmarks.triton_server import TritonServer
+from benchmarks.triton_server import HOST, TritonServer
 from config.export import ExportSettings, TritonExportSettings
 from config.schema import InferSettings
 from config.triton import TritonSettings
 from models.hovernet.checkpoint import load_checkpoint, save_checkpoint
 from models.hovernet.lite import HoVerNetLite
+from run_utils import operator
 from run_utils.build_inference import build_plan, build_predictor
 from run_utils.export import export
 from run_utils.inference.batch_run import infer_all
@@ -41,7 +50,7 @@ TIMEOUT_S = 5.0
 SERVED = TritonExportSettings(backend="python", device="cpu", window=WINDOW)
 MODELS = {
     "tiny": dataclasses.replace(SERVED, model="tiny", largest_batch=4, delay_ms=200, maps="full"),
-    "narrow": dataclasses.replace(SERVED, model="narrow", queue=1, fixed=True, window=64),
+    "narrow": dataclasses.replace(SERVED, model="narrow", queue=1, fixed=True, window=64, maps="small"),
 }
 
 
@@ -183,6 +192,18 @@ def test_requests_of_several_threads_are_put_together(folder, server) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_small_maps_are_the_full_ones_rounded(protocol, folder, server) -> None:
+    tiles = np.random.default_rng(1).integers(0, 256, (1, 64, 64, 3), np.uint8)
+    full, small = (
+        tiny_predictor(folder, server, model, protocol).predict(tiles) for model in ("tiny", "narrow")
+    )
+    assert [part.dtype.name for part in small] == ["uint8", "float16", "uint8"]
+    np.testing.assert_allclose(small.nuclei / 255, full.nuclei, atol=0.5 / 255 + 1e-5)
+    np.testing.assert_allclose(small.hv, full.hv, atol=2e-3)
+    np.testing.assert_allclose(small.types / 255, full.types, atol=0.5 / 255 + 1e-5)
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_a_server_whose_queue_is_full_is_waited_for(protocol, folder, server, caplog) -> None:
     predictor = tiny_predictor(folder, server, "narrow", protocol, requests=8)
     tiles = np.zeros((1, 64, 64, 3), np.uint8)
@@ -232,3 +253,94 @@ def test_settings_that_the_server_decides_are_refused(folder, server) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             build_predictor(dataclasses.replace(base, **changed))
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """Write a certificate of this machine, signed by itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(HOST))]), False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        .sign(key, hashes.SHA256())
+    )
+    paths = folder / "certificate.pem", folder / "key.pem"
+    plain = serialization.NoEncryption()
+    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    paths[1].write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+    )
+    return paths
+
+
+@contextlib.contextmanager
+def tls_before(port: int, certificate: Path, key: Path) -> Iterator[str]:
+    """Give the address of what speaks TLS and hands on to a port, as a proxy before Triton's HTTP does."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with contextlib.suppress(OSError), socket.create_connection((HOST, port)) as plain:
+                secure = context.wrap_socket(self.request, server_side=True)
+                back = threading.Thread(target=hand_on, args=(plain, secure), daemon=True)
+                back.start()
+                hand_on(secure, plain)
+
+    with socketserver.ThreadingTCPServer((HOST, 0), Handler) as proxy:
+        proxy.daemon_threads = True
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        yield f"{HOST}:{proxy.server_address[1]}"
+        proxy.shutdown()
+
+
+def hand_on(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while part := source.recv(65536):
+            sink.sendall(part)
+
+
+@pytest.fixture(scope="module")
+def secure(folder: Path) -> Iterator[tuple[dict[str, str], Path]]:
+    """Addresses of a server that is reached over TLS alone, by protocol, and its certificate."""
+    certificate, key = make_certificate(folder)
+    options = ["--grpc-use-ssl=true", f"--grpc-server-cert={certificate}", f"--grpc-server-key={key}"]
+    with (
+        TritonServer(folder / "models", *options) as server,
+        tls_before(server.http_port, certificate, key) as address,
+    ):
+        yield {"http": address, "grpc": server.address("grpc")}, certificate
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_tls_is_spoken_with_a_certificate_that_is_trusted_and_no_other(protocol, folder, secure) -> None:
+    addresses, certificate = secure
+    settings = TritonSettings(addresses[protocol], protocol, "tiny", tls=True, patience_s=60)
+    network = load_checkpoint(folder / "tiny.pt")
+    start = time.monotonic()
+    with pytest.raises(ValueError, match="not trusted here.*triton.certificates="):
+        TritonPredictor(network, settings)
+    assert time.monotonic() - start < 10
+    trusting = TritonPredictor(network, dataclasses.replace(settings, certificates=str(certificate)))
+    assert trusting.predict(np.zeros((1, 64, 64, 3), np.uint8)).nuclei.shape == (1, 48, 48)
+
+
+def test_the_operator_of_clara_runs_its_network_on_the_server(folder, monkeypatch, tmp_path) -> None:
+    with contextlib.redirect_stdout(io.StringIO()):
+        named = dataclasses.replace(SERVED, model="hovernet_lite_consep")
+        assert not export(ExportSettings(str(CHECKPOINT), str(tmp_path / "models"), "triton", named))
+    (tmp_path / "input").mkdir()
+    (tmp_path / "input" / "config_render.json").write_text("{}")
+    image = paint_tissue(draw_pairs((256, 256)))
+    write = {"tile": (256, 256), "resolution": (40_000, 40_000), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(tmp_path / "input" / "slide.tif", image, photometric="rgb", **write)
+    with TritonServer(tmp_path / "models") as server:
+        monkeypatch.setenv("NVIDIA_CLARA_TRTISURI", server.address("http"))
+        folders = [f"--{name}-path={tmp_path / name}" for name in ("input", "output")]
+        assert operator.main(["segmentation", *folders]) == 0
+        assert count(server, "inference_count", "hovernet_lite_consep") > 0
+    assert (tmp_path / "output" / "image.tif").is_file()
