@@ -320,7 +320,7 @@ class TrainingRun:
         train: how to train.
         output: folder of the run: checkpoints, TensorBoard logs, resolved settings.
         seed: of weights, order, geometry and colour.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`; of several processes (torchrun) each takes the GPU of its number.
         view: write a contact sheet of augmented patches and their targets to the output folder, and stop.
         profile: write to `<output>/profile` where the time of the first steps goes: a table of stages, and a trace of
             some steps for Perfetto or TensorBoard; training goes on.

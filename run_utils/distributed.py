@@ -22,8 +22,9 @@ from torch.nn.parallel import DistributedDataParallel
 logger = logging.getLogger(__name__)
 
 # What a process may be late for a meeting with the others: by an image to validate, the page of scores, a compilation.
-# Lost processes are not found by it: their connections close, and torchrun ends the rest.
-TIMEOUT = timedelta(hours=1)
+# A lost process is found sooner: its connections close, and torchrun ends the rest. Only a machine that vanishes
+# without a word, as by a power cut, is missed no earlier.
+TIMEOUT = timedelta(minutes=15)
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}  # by the device; plain objects go by way of the CPU
 NUM_SPEAKERS = 2  # processes of a machine that say why they end: one of them at least is not the lost one
 LOST_WORDS = ("onnection", "Broken pipe", "NCCL", "gloo")  # of errors that the loss of another process causes
@@ -108,6 +109,10 @@ class World:
         dist.broadcast_object_list(items)
         return items[0]
 
+    def meet(self) -> None:
+        """Wait until all processes are here."""
+        self.broadcast(self.gather(None))
+
     def align(self, module: nn.Module) -> None:
         """Give a module the main process's weights and statistics, in place."""
         for tensor in (*module.parameters(), *module.buffers()) if self.is_shared else ():
@@ -187,7 +192,8 @@ def start_world(device: torch.device) -> Iterator[World]:
             _give_up(world, str(error).splitlines()[0], error)
         raise
     else:
-        dist.destroy_process_group()  # after an error it could wait for who is lost
+        world.meet()  # who leaves first would break the connection through which others still read
+        dist.destroy_process_group()  # not after an error: it could wait for who is lost
     finally:
         logging.disable(logging.NOTSET)
         if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:

@@ -45,6 +45,11 @@ class SyncedBatchNormOfGpu(nn.SyncBatchNorm, nn.BatchNorm2d):
 
     process_group = None  # all processes
 
+    @torch.compiler.disable
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same, each channel normalised, scaled and shifted."""
+        return super().forward(input)
+
 
 def sync_batch_norms(network: nn.Module) -> None:
     """Make every batch norm of a network see the images of all processes, in place; weights and their names stay.

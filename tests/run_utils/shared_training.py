@@ -1,4 +1,4 @@
-"""What several processes, and one beside them, do to be compared: `torchrun shared_training.py RUNS.pt FOLDER`."""
+"""What processes do to be compared with one that does it alone: `torchrun shared_training.py PATCHES FOLDER`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from config.schema import TrainingRun
+import run_train
+from benchmarks.training import compose_run
 from dataloader.annotations import AnnotatedImage
 from models.hovernet.checkpoint import load_checkpoint
 from run_utils.build import build_training
 from run_utils.distributed import ALONE, World, start_world
+from run_utils.entry import run_command
 from run_utils.inference.plan import Plan
 from run_utils.training.trainer import Trainer
 from run_utils.training.validation import Validator
@@ -22,13 +24,38 @@ from tests.conftest import ROOT
 from tests.drawing import draw_pairs, paint_tissue
 
 NUM_IMAGES = 5  # for validation; an odd number, so that the processes' shares differ
+START = "start.pt"  # in the folder: a network to start from
+TINY = [
+    "model=lite", "model.num_stages=2", "model.decoder_channels=[8]", "model.margin=0", "device=cpu",
+    "augmentation=random_crop", "stain.hed_scale=0.2", "stain.hed_shift=0.05", "train.input_size=64",
+    "train.precision=fp32", "train.num_workers=0",
+]  # fmt: skip
+ONE_STEP = [
+    *TINY,
+    "train.max_steps=1",
+    "train.phases=[{epochs: 1, batch_size: 3}]",
+]  # of two processes one has 2 of 3
+STEPS = {
+    "one batch": ["train.class_weights=[0,1,2,1,3]"],
+    "two batches": ["train.accumulate=2", "train.focal_gamma=2", "train.checkpoint_gradients=true"],
+    "frozen encoder": ["train.phases=[{epochs: 1, batch_size: 3, freeze_encoder: true}]"],
+    "own statistics": ["train.sync_batch_norm=false"],
+}
+TRAINING = [
+    *TINY, "train.max_steps=2", "train.validate_every=2", "train.checkpoint_every=1", "train.ema_decay=0.9",
+    "train.phases=[{epochs: 8, batch_size: 3, learning_rate: 0.001, schedule: cosine, warmup_steps: 3}]",
+]  # fmt: skip
 
 
-def take_step(run: TrainingRun, world: World = ALONE) -> dict[str, Any]:
-    """Return gradients, mean losses and batch-norm statistics at the end of a run's only step; no weight moves.
+def take_step(name: str, patches: Path, folder: Path, world: World = ALONE) -> dict[str, Any]:
+    """Return gradients, mean losses and batch-norm statistics at the end of one step; no weight moves.
 
     In double precision: in single, a ReLU's input that another order of sums carries across 0 is seen in gradients.
     """
+    output = folder / f"{name} by {world.size}"
+    run = compose_run(*ONE_STEP, *STEPS[name], f"data.patches={patches}", f"output={output}")
+    if run.train.phases[0].freeze_encoder:
+        run.train.start_from = str(folder / START)
     parts = build_training(run, world)
     parts.network.double()
     parts.validator = None
@@ -36,12 +63,10 @@ def take_step(run: TrainingRun, world: World = ALONE) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def keep_gradients(rate: float) -> None:
-        weights = dict(trainer.network.named_parameters())
-        found["gradients"] = {
-            name: weight.grad.clone() for name, weight in weights.items() if weight.grad is not None
-        }
+        weights = trainer.network.named_parameters()
+        found["gradients"] = {key: weight.grad.clone() for key, weight in weights if weight.grad is not None}
         found["losses"] = trainer.losses.means()
-        found["statistics"] = {name: values.clone() for name, values in trainer.network.named_buffers()}
+        found["statistics"] = {key: values.clone() for key, values in trainer.network.named_buffers()}
         trainer.progress.step += 1
 
     trainer._step = keep_gradients  # type: ignore[method-assign]
@@ -50,7 +75,7 @@ def take_step(run: TrainingRun, world: World = ALONE) -> dict[str, Any]:
 
 
 def validate(world: World = ALONE) -> dict[str, Any] | None:
-    """Return all that a validation of drawn images found, one of them without nuclei; None beside the main process."""
+    """Return what a validation of drawn images found, one without nuclei; None in all but the main process."""
     images = []
     for number in range(NUM_IMAGES):
         label_map = draw_pairs((96, 144), seed=number) * (number != 1)
@@ -75,17 +100,17 @@ def validate(world: World = ALONE) -> dict[str, Any] | None:
 
 
 def main() -> None:
-    """Do all of it in every process, and write what the main one found."""
+    """Take the steps and validate in every process, write what each found, then train on until something happens."""
     torch.set_num_threads(1)
-    runs, folder = torch.load(sys.argv[1], weights_only=False), Path(sys.argv[2])
+    patches, folder = map(Path, sys.argv[1:])
     with start_world(torch.device("cpu")) as world:
-        for name, run in runs.items():
-            found = take_step(run, world)
-            torch.save(found, folder / f"{name}.{world.rank}.pt")
+        for name in STEPS:
+            torch.save(take_step(name, patches, folder, world), folder / f"{name}.{world.rank}.pt")
         report = validate(world)
-        assert (report is None) == (world.rank > 0)
         if report is not None:
-            torch.save(report, folder / "validation.pt")
+            torch.save(report, folder / f"validation.{world.rank}.pt")
+    sys.argv[1:] = [*TRAINING, f"data.patches={patches}", f"output={folder / 'broken'}"]
+    run_command("train", run_train.main)
 
 
 if __name__ == "__main__":
