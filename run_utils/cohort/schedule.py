@@ -38,7 +38,12 @@ class Schedule:
     @property
     def is_finished(self) -> bool:
         """Whether nothing waits and nothing runs."""
-        return not self._waiting and not self.running
+        return not self.num_left
+
+    @property
+    def num_left(self) -> int:
+        """How many slides wait or run."""
+        return len(self._waiting) + len(self.running)
 
     def take(self) -> str | None:
         """Return the slide to do next; None where none waits, though one that runs may come back."""

@@ -39,6 +39,11 @@ def infer_all(settings: InferSettings) -> int:
     """
     check_names(settings.outputs)
     files = find_images(settings.input)
+    if settings.launch.kind != "local":
+        from run_utils.cohort.cohort import infer_cohort  # late: it builds on what this file does
+
+        with holding_address(locate(settings.output)):
+            return infer_cohort(settings, files)
     tracing = profile_to(_profile_dir(settings), name="infer", active=TRACED_BATCHES, all_threads=True)
     with holding_address(locate(settings.output)), tracing as tracer:
         return _infer_all(settings, files, Monitor(tracer))

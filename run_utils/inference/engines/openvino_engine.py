@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import numpy as np
@@ -25,6 +26,10 @@ class Engine:
             "INFERENCE_NUM_THREADS": num_threads,
             "INFERENCE_PRECISION_HINT": self.precision,
         }
+        if num_threads < len(
+            os.sched_getaffinity(0)
+        ):  # one of several here, which would all be pinned to the same
+            settings["ENABLE_CPU_PINNING"] = False
         self._request = core.compile_model(model_path, DEVICE, settings).create_infer_request()
 
     def run(self, tiles: np.ndarray, maps: list[np.ndarray]) -> None:

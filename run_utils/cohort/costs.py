@@ -1,0 +1,48 @@
+"""What each slide of a cohort costs, roughly and at once: its pixels, from its header."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from PIL import Image
+
+from dataloader.address import Address
+from dataloader.slides import IMAGE_EXTENSIONS, open_slide
+
+logger = logging.getLogger(__name__)
+
+NUM_THREADS = 16  # headers wait for disks and networks, not for a CPU
+
+
+def estimate_costs(files: Mapping[str, Path | Address], reader: str = "auto") -> dict[str, float]:
+    """Return the level-0 megapixels of each slide by name; 0 where its header cannot be read.
+
+    Such a slide comes last, and fails where it is tried.
+
+    Args:
+        files: slides by name.
+        reader: of slides.
+    """
+    with ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="header") as threads:
+        sizes = threads.map(lambda path: _megapixels(path, reader), files.values())
+        return dict(zip(files, sizes, strict=True))
+
+
+def _megapixels(path: Path | Address, reader: str) -> float:
+    try:
+        height, width = _shape(path, reader)
+    except Exception as error:  # the run moves on: it is said again, and counted, where the slide is tried
+        logger.warning("%s: its size cannot be read: %s", path, error)
+        return 0.0
+    return height * width / 1e6
+
+
+def _shape(path: Path | Address, reader: str) -> tuple[int, int]:
+    if isinstance(path, Path) and path.suffix.lower() in IMAGE_EXTENSIONS:
+        with path.open("rb") as file, Image.open(file) as image:  # not decoded, as a slide of it would be
+            return image.height, image.width
+    with open_slide(path, reader=reader) as slide:
+        return slide.shape_level0

@@ -1,0 +1,156 @@
+"""A cohort as jobs of Slurm, through submitit: each takes what nobody has and what is not done, the largest first."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from config.schema import InferSettings
+from dataloader.address import Address
+from run_utils.cohort.claims import Claims
+from run_utils.cohort.folder import meeting_dir
+from run_utils.cohort.schedule import MOST_LOSSES
+from run_utils.inference.status import FAILED, SlideStatus
+
+try:
+    import submitit
+except ImportError as error:
+    raise ValueError(
+        "launch=slurm needs submitit, not installed here: "
+        "uv pip install -r pyproject.toml --extra slurm -c constraints.txt"
+    ) from error
+
+logger = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parents[2]
+JOBS_DIR = "jobs"  # in the output folder: what jobs were told and what they say
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
+MOST_TIME_LIMITS = 1000  # that a job may meet, each time going on
+ERROR_LINE = re.compile(r"[\w.]+(Error|Exception|Interrupt): ")  # the last line of a traceback
+LOST = "its jobs were lost, each in the middle of it, perhaps for want of memory; see the folder `jobs`"
+
+
+def run_on_slurm(
+    settings: InferSettings, files: Mapping[str, Path | Address], costs: Mapping[str, float]
+) -> Generator[SlideStatus, None, None]:
+    """Give the end of each slide as it comes; jobs that ended early are followed by others.
+
+    Args:
+        settings: of the run.
+        files: slides by name.
+        costs: of each slide, in any one unit.
+
+    Raises:
+        ValueError: no job did anything, or there is no Slurm here.
+    """
+    ordered = {name: files[name] for name in sorted(files, key=lambda name: -costs[name])}
+    folder = meeting_dir(settings)
+    claims, left, num_events = Claims(folder), set(files), -1
+    while left and claims.count_events() > num_events:  # where jobs were lost, others go on
+        num_events = claims.count_events()
+        jobs = _submit(settings, ordered)
+        for _ in _wait(jobs):
+            ends = [end for name in sorted(left) if (end := claims.read_end(name)) is not None]
+            left -= {end.name for end in ends}
+            yield from ends
+        if not claims.count_events():
+            raise ValueError(f"no job did anything; see {folder / JOBS_DIR}: {_describe(jobs)}")
+    yield from (SlideStatus(name, FAILED, LOST) for name in sorted(left))
+    claims.remove()
+
+
+def _submit(settings: InferSettings, files: Mapping[str, Path | Address]) -> list[Any]:
+    launch = settings.launch
+    gpus = launch.gpus if launch.gpus >= 0 else float(settings.device != "cpu")
+    asked: dict[str, Any] = {
+        "name": "nuclei",
+        "timeout_min": launch.minutes,
+        "cpus_per_task": launch.cpus or None,
+        "gpus_per_node": ceil(gpus) or None,
+        "mem_gb": launch.memory_gb or None,
+        "slurm_partition": launch.partition or None,
+    }
+    limits = {f"{launch.cluster}_max_num_timeout": MOST_TIME_LIMITS}
+    try:
+        executor = submitit.AutoExecutor(meeting_dir(settings) / JOBS_DIR, launch.cluster, **limits)
+    except RuntimeError as error:
+        raise ValueError(f"launch=slurm finds no Slurm here: {error}; run it on a login node") from error
+    executor.update_parameters(**{name: value for name, value in asked.items() if value is not None})
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    with executor.batch():  # one array of jobs
+        jobs = [executor.submit(Job(settings, files)) for _ in range(max(launch.workers, 1))]
+    logger.info("jobs %s; what they say is in %s", ", ".join(job.job_id for job in jobs), executor.folder)
+    return jobs
+
+
+def _wait(jobs: Sequence[Any]) -> Iterator[None]:
+    """Give the moments at which it is worth looking at what jobs have done, the last one after all have ended."""
+    pause = SHORTEST_PAUSE_S
+    try:
+        while not all(job.done() for job in jobs):
+            time.sleep(pause)
+            pause = min(1.5 * pause, LONGEST_PAUSE_S)
+            yield
+    finally:
+        for job in jobs:
+            if not job.done():
+                job.cancel()
+    yield
+
+
+def _describe(jobs: Sequence[Any]) -> str:
+    """Return what ended the last of some jobs, on one line."""
+    errors = [str(error) for job in jobs if (error := job.exception()) is not None]
+    lines = [line for error in errors for line in error.splitlines() if ERROR_LINE.match(line)]
+    return lines[-1] if lines else "they ended without a word"
+
+
+class Job:
+    """What one job does; one that meets its time limit is queued again as it is.
+
+    Args:
+        settings: of the run.
+        files: slides by name, the largest first.
+    """
+
+    def __init__(self, settings: InferSettings, files: Mapping[str, Path | Address]) -> None:
+        self._settings = settings
+        self._files = files
+
+    def __call__(self) -> None:
+        """Do what nobody has, until nothing is left."""
+        cpus = self._settings.launch.cpus
+        if cpus:
+            os.environ["OMP_NUM_THREADS"] = str(cpus)  # before torch is imported
+        from run_utils.cohort.worker import Worker
+
+        self._worker = Worker(self._settings, cpus)
+        self._worker.start()
+        self._claims = Claims(meeting_dir(self._settings))
+        left = list(self._files)
+        while left:
+            left = [name for name in left if self._is_left(name)]
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """Return what to queue again: the journals know how far the slides are."""
+        return submitit.helpers.DelayedSubmission(Job(self._settings, self._files))
+
+    def _is_left(self, name: str) -> bool:
+        """Do a slide unless another job has it; return whether this one is to try it once more."""
+        with self._claims.take(name) as claim:
+            if claim is None or claim.is_over or claim.losses >= MOST_LOSSES:
+                return False
+            claim.start()
+            status = self._worker.run(name, self._files[name])
+            if status.status == FAILED:
+                claim.fail()
+                if claim.failures < self._settings.launch.attempts:
+                    return True
+            claim.end(status)
+            return False

@@ -1,0 +1,60 @@
+"""A cohort as jobs, here of submitit's local kind: one that is killed is followed by another, which goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+import submitit
+
+from config.launch import LaunchSettings
+from run_utils.cohort.slurm_cohort import _describe
+from run_utils.inference.batch_run import infer_all
+from run_utils.inference.output_folder import UNFINISHED
+from tests.drawing import draw_pairs, paint_tissue
+from tests.run_utils.test_ray_cohort import find_holder, find_size, journal, wait_for
+from tests.run_utils.test_slide_run import contents, settings, write_slide
+
+
+def kill_in_the_middle(path: Path, killed: list[int]) -> None:
+    wait_for(lambda: find_size(path) > 8_000)
+    killed.append(wait_for(lambda: find_holder(path)))
+    os.kill(killed[0], signal.SIGKILL)
+
+
+def test_a_killed_job_is_followed_by_one_that_goes_on_and_a_bad_slide_fails_the_run(
+    checkpoint: Path, tmp_path: Path, one_thread: None, capsys
+) -> None:
+    slides = tmp_path / "slides"
+    slides.mkdir()
+    write_slide(slides / "slide.tif", paint_tissue(draw_pairs((700, 700))))
+    (slides / "bad.tif").write_text("no slide")
+    assert infer_all(settings(slides, checkpoint, tmp_path / "one_process")) == 1
+
+    chosen = settings(slides, checkpoint, tmp_path / "jobs")
+    chosen.launch = LaunchSettings(kind="slurm", cluster="local", cpus=1)
+    killed: list[int] = []
+    path = journal(tmp_path / "jobs", "slide")
+    threading.Thread(target=kill_in_the_middle, args=(path, killed), daemon=True).start()
+    assert infer_all(chosen) == 1
+    assert killed
+    printed = capsys.readouterr().out
+    assert "bad: failed" in printed and "1 done, 0 skipped, 1 failed of 2 slides" in printed
+    assert contents(tmp_path / "jobs") == contents(tmp_path / "one_process")
+    ends = json.loads((tmp_path / "jobs" / "run.json").read_text())["slides"]
+    assert {name: end["status"] for name, end in ends.items()} == {"slide": "done", "bad": "failed"}
+    logs = [log.read_text() for log in (tmp_path / "jobs" / "jobs").glob("*_log.err")]
+    assert sum("slide: goes on after" in log for log in logs) == 1
+    assert sum(log.count("bad.tif failed") for log in logs) == 2  # as often as it is to be tried
+    assert not (tmp_path / "jobs" / UNFINISHED).exists() and not (tmp_path / "jobs" / ".claims").exists()
+
+
+def test_what_ended_a_job_is_told_on_one_line(tmp_path: Path) -> None:
+    job = submitit.LocalExecutor(tmp_path).submit(Path("/nowhere").read_text)
+    with pytest.raises(submitit.core.utils.FailedJobError):
+        job.result()
+    assert _describe([job]) == "FileNotFoundError: [Errno 2] No such file or directory: '/nowhere'"
