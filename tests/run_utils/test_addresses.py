@@ -14,12 +14,13 @@ import torch
 
 from config.schema import InferSettings
 from dataloader.address import Address
+from run_utils.cohort.costs import estimate_costs
 from run_utils.inference.batch_run import infer_all
 from run_utils.inference.hold import holding_address
 from run_utils.inference.journal import Journal
 from run_utils.outputs import output_path
 from tests.drawing import draw_pairs, paint_tissue
-from tests.object_store import SECRET, serve_bucket
+from tests.object_store import SECRET, counting_fetches, serve_bucket
 
 OUTPUTS = ["json", "qupath", "npy"]
 OUTPUT = "s3://bucket/run"
@@ -230,3 +231,12 @@ def test_an_address_that_another_machine_writes_to_is_refused_until_that_is_sile
     monkeypatch.setattr("run_utils.inference.hold.STALE_S", 0.0)
     assert infer_all(chosen) == 0
     assert "it is taken over" in caplog.text and not lock.exists()
+
+
+def test_what_slides_at_addresses_cost_is_estimated_without_reading_them(slides: Path) -> None:
+    upload(*slides.iterdir())
+    places = {name: Address(f"s3://bucket/slides/{name}.tif") for name in ("b", "a", "none")}
+    with counting_fetches() as counts:
+        costs = estimate_costs(places)
+    assert counts["requests"] == 0
+    assert costs["a"] > costs["b"] > costs["none"] == 0
