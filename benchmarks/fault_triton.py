@@ -13,10 +13,11 @@ from pathlib import Path
 from benchmarks.faults import Kill
 from benchmarks.triton_overhead import CHECKPOINT, ROOT, SLIDE, export_for_cpu
 from benchmarks.triton_server import TritonServer
+from run_utils.outputs import output_path
 
-PART = "0,0,700,700"  # of the slide, x,y,width,height in level-0 px: some seconds
+MODEL = "hovernet"
+PART = "1000,1000,450,450"  # of the slide, x,y,width,height in level-0 px: some seconds
 WINDOW = 512  # px
-NUM_WINDOWS = 16  # of that part
 REQUESTS = 2  # under way at once: what a kill makes the server do again, at most
 EARLIEST, LATEST = 0.3, 0.9  # of the undisturbed run's time; before, the program still starts
 AWAY_S = 1.0  # that the server is gone before it is started again
@@ -32,14 +33,16 @@ def kill_once(folder: Path, generator: random.Random) -> Kill:
     """
     models, undisturbed = folder / "models", folder / "undisturbed"
     if not models.is_dir():
-        export_for_cpu(CHECKPOINT, models, model="hovernet")
+        export_for_cpu(CHECKPOINT, models, model=MODEL)
     with TritonServer(models) as server:
-        if not (undisturbed / "seconds").is_file():
+        record = folder / "undisturbed_facts.json"
+        if not record.is_file():
             start = time.perf_counter()
             _end(_start(undisturbed, server))
-            (undisturbed / "seconds").write_text(str(time.perf_counter() - start))
-        seconds = float((undisturbed / "seconds").read_text())
-        after_s = generator.uniform(EARLIEST, LATEST) * seconds
+            facts = {"seconds": time.perf_counter() - start, "num_windows": server.count(MODEL)}
+            record.write_text(json.dumps(facts))
+        facts = json.loads(record.read_text())
+        after_s = generator.uniform(EARLIEST, LATEST) * facts["seconds"]
         killed = folder / f"killed_{generator.getrandbits(64):016x}"
         process = _start(killed, server)
         time.sleep(after_s)
@@ -55,7 +58,7 @@ def kill_once(folder: Path, generator: random.Random) -> Kill:
         after_s=after_s,
         num_lost=(expected - found).total(),
         num_twice=(found - expected).total(),
-        share_again=REQUESTS / NUM_WINDOWS,
+        share_again=REQUESTS / facts["num_windows"],
     )
 
 
@@ -85,6 +88,6 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 def _nuclei(output: Path) -> Counter[str]:
     """Return a run's nuclei, whatever their order, each as often as it is there."""
-    (path,) = (output / "json").glob("*.json")
+    path = output_path(output, SLIDE.stem, "json")
     nuclei = json.loads(path.read_text())["nuc"]
     return Counter(json.dumps(nucleus, sort_keys=True) for nucleus in nuclei.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -73,6 +74,11 @@ class TritonServer:
                 return True
         except (urllib.error.URLError, OSError):
             return False
+
+    def count(self, model: str, what: str = "inference_count") -> int:
+        """Return how many windows (or, as `execution_count`, batches) a model has been run on since the start."""
+        with urllib.request.urlopen(f"http://{self.address('http')}/v2/models/{model}/stats") as answer:
+            return int(json.load(answer)["model_stats"][0][what])
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to it and to the processes of its backends."""

@@ -14,7 +14,6 @@ import socketserver
 import ssl
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -99,12 +98,6 @@ def on(server: TritonServer, protocol: str = "http", **settings: object) -> dict
     return {"predictor": "triton", "triton": triton}
 
 
-def count(server: TritonServer, what: str, model: str = "hovernet") -> int:
-    """Return how many inferences or executions the server has done since it started."""
-    with urllib.request.urlopen(f"http://{server.address('http')}/v2/models/{model}/stats") as answer:
-        return int(json.load(answer)["model_stats"][0][what])
-
-
 def tiny_predictor(folder: Path, server: TritonServer, model: str, protocol: str = "http", **settings):
     network = load_checkpoint(folder / "tiny.pt")
     return TritonPredictor(
@@ -154,15 +147,15 @@ def freeze(server: TritonServer) -> None:
 def test_a_server_that_dies_in_the_middle_of_a_slide_costs_nothing(
     disturb: Callable[[TritonServer], None], protocol, folder, server, direct, caplog
 ) -> None:
-    begun = count(server, "inference_count")
+    begun = server.count("hovernet")
     found: dict[str, bytes] = {}
     output = f"{disturb.__name__}_{protocol}"
     run = threading.Thread(target=lambda: found.update(infer(folder, output, **on(server, protocol))))
     run.start()
-    while count(server, "inference_count") < begun + 8:
+    while server.count("hovernet") < begun + 8:
         assert run.is_alive()
         time.sleep(0.01)
-    assert count(server, "inference_count") < begun + 20  # it is the middle
+    assert server.count("hovernet") < begun + 20  # it is the middle
     disturb(server)
     run.join()
     assert found == direct
@@ -175,7 +168,7 @@ def test_requests_of_several_threads_are_put_together(folder, server) -> None:
     generator = np.random.default_rng(0)
     tiles = [generator.integers(0, 256, (1, 64, 64, 3), np.uint8) for _ in range(8)]
     alone = [predictor.predict(tile) for tile in tiles]
-    begun = count(server, "execution_count", "tiny")
+    begun = server.count("tiny", "execution_count")
     together: dict[int, object] = {}
     threads = [
         threading.Thread(target=lambda i=i: together.update({i: predictor.predict(tiles[i])}))
@@ -185,7 +178,7 @@ def test_requests_of_several_threads_are_put_together(folder, server) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert count(server, "execution_count", "tiny") - begun < 8
+    assert server.count("tiny", "execution_count") - begun < 8
     for index, maps in enumerate(alone):
         for part, other in zip(maps, together[index], strict=True):
             np.testing.assert_allclose(part, other, atol=1e-6)
@@ -342,5 +335,5 @@ def test_the_operator_of_clara_runs_its_network_on_the_server(folder, monkeypatc
         monkeypatch.setenv("NVIDIA_CLARA_TRTISURI", server.address("http"))
         folders = [f"--{name}-path={tmp_path / name}" for name in ("input", "output")]
         assert operator.main(["segmentation", *folders]) == 0
-        assert count(server, "inference_count", "hovernet_lite_consep") > 0
+        assert server.count("hovernet_lite_consep") > 0
     assert (tmp_path / "output" / "image.tif").is_file()
