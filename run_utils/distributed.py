@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -189,7 +190,7 @@ def start_world(device: torch.device) -> Iterator[World]:
         yield world
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or any(word in str(error) for word in LOST_WORDS):
-            _give_up(world, str(error).splitlines()[0], error)
+            _give_up(world, _shorten(error), error)
         raise
     else:
         world.meet()  # who leaves first would break the connection through which others still read
@@ -211,6 +212,11 @@ def read_world(environment: Mapping[str, str]) -> World:
         local_rank=int(environment["LOCAL_RANK"]),
         local_size=int(environment.get("LOCAL_WORLD_SIZE", size)),
     )
+
+
+def _shorten(error: RuntimeError) -> str:
+    """Return the first sentence of an error of gloo or NCCL, without the place in their source."""
+    return re.sub(r"^\[\S+:\d+\] ", "", str(error)).splitlines()[0].split(". ")[0]
 
 
 def _give_up(world: World, reason: str, cause: Exception | None = None) -> NoReturn:
