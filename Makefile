@@ -4,7 +4,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: demo view test check format constraints clean
+# One thread of arithmetic a process, and a process a core: what tests compute is small.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+
+.PHONY: demo view test test-engines check format constraints clean
 
 demo: $(READY)  ## nuclei on a real H&E slide region, with the model that ships
 	$(BIN)/python run_infer.py input=samples/CMU-1-Small-Region.svs output=outputs/demo outputs=[picture,qupath,json,store] overwrite=true
@@ -12,8 +15,11 @@ demo: $(READY)  ## nuclei on a real H&E slide region, with the model that ships
 view: demo  ## look at the demo's nuclei in the browser, until Ctrl-C
 	$(BIN)/python -m run_utils.viewer samples/CMU-1-Small-Region.svs outputs/demo/store/CMU-1-Small-Region.db --open
 
-test: $(READY) check  ## everything that CI runs
-	$(BIN)/python -m pytest
+test: $(READY) check  ## everything that needs nothing but .venv
+	$(PYTEST)
+
+test-engines: $(READY)  ## what needs a server in an environment of its own (.engines), which it builds
+	$(BIN)/python -m pytest -m triton
 
 check: $(READY)  ## format, lint, types, layers
 	$(BIN)/ruff format --check .
