@@ -24,6 +24,7 @@ QUICK = {
     "compute_stats.py": ["resamples=10"],
     "check_data.py": [],
     "tune.py": ["nuclei_thresholds=[0.5]", "marker_thresholds=[0.4]", "min_sizes=[10]", "min_areas=[0]"],
+    "compare_runs.py": [],
     "normalize_stain.py": [],
     "export_model.py": [],
 }  # fmt: skip
