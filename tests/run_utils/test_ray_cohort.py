@@ -15,6 +15,7 @@ import psutil
 import pytest
 import torch
 
+from benchmarks.fault_process import find_holder
 from config.launch import LaunchSettings
 from config.schema import InferSettings
 from run_utils.inference.batch_run import infer_all
@@ -92,19 +93,6 @@ def record(output: Path) -> dict:
 
 def journal(output: Path, name: str) -> Path:
     return output / UNFINISHED / f"{name}.journal"
-
-
-def find_holder(path: Path) -> int | None:
-    """Return the process that has a file locked, as the kernel lists it."""
-    try:
-        inode = str(path.stat().st_ino)
-    except FileNotFoundError:
-        return None
-    for line in Path("/proc/locks").read_text().splitlines():
-        _, kind, _, _, process, place, *_ = line.split()
-        if kind == "FLOCK" and place.split(":")[-1] == inode:
-            return int(process)
-    return None
 
 
 def find_size(path: Path) -> int:

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import submitit
 
+from benchmarks.fault_process import find_holder
 from config.launch import LaunchSettings
 from run_utils.cohort.slurm_cohort import _describe
 from run_utils.inference.batch_run import infer_all
 from run_utils.inference.output_folder import UNFINISHED
 from tests.drawing import draw_pairs, paint_tissue
-from tests.run_utils.test_ray_cohort import find_holder, find_size, journal, wait_for
+from tests.run_utils.test_ray_cohort import find_size, journal, wait_for
 from tests.run_utils.test_slide_run import contents, settings, write_slide
 
 
