@@ -27,7 +27,8 @@ class InferSettings:
         mask_pixel_limit: most pixels of the low-power picture in which tissue is looked for.
         regions: look only there: boxes `x,y,width,height` in level-0 px, joined by `;`, or a QuPath GeoJSON file.
         predictor: what runs the network: `torch`, `compile` (torch.compile), `cudagraphs`, `openvino`, `onnxruntime`, or
-            `triton` (a server: docs/triton.md); `auto` takes what is fastest on the device of what is installed, and says which.
+            `triton` (a server: docs/triton.md); `auto` takes what is fastest on the device of what is
+            installed, and says which.
         maps: what the network gives: `full` (float32) or `small` (probabilities as uint8, HV maps as float16: a third
             of the bytes); `auto` is small on a GPU.
         decoder: where maps are decoded: `cpu`, or `device`, where the network runs (on a GPU with CuPy); `auto` takes
