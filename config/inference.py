@@ -26,8 +26,8 @@ class InferSettings:
         mask: mask image of your own instead, not 0 where to look, or a folder with one for each slide, by name.
         mask_pixel_limit: most pixels of the low-power picture in which tissue is looked for.
         regions: look only there: boxes `x,y,width,height` in level-0 px, joined by `;`, or a QuPath GeoJSON file.
-        predictor: what runs the network: `torch`, `compile` (torch.compile), `cudagraphs`, `openvino`, `onnxruntime`, or
-            `triton` (a server: docs/triton.md); `auto` takes what is fastest on the device of what is
+        predictor: what runs the network: `torch`, `compile` (torch.compile), `cudagraphs`, `openvino`, `onnxruntime`
+            or `triton` (a server: docs/triton.md); `auto` takes what is fastest on the device of what is
             installed, and says which.
         maps: what the network gives: `full` (float32) or `small` (probabilities as uint8, HV maps as float16: a third
             of the bytes); `auto` is small on a GPU.
