@@ -17,8 +17,9 @@ class LaunchSettings:
         kind: `local`, one slide after another in this process; `ray`, by workers of a Ray cluster; `slurm`, by jobs.
         workers: processes that work on slides at once; 0 takes one a GPU of the cluster, or one for each share of
             `cpus` CPUs where it has no GPU; of Slurm, 1.
-        cpus: CPUs of each worker; 0 shares the machine's (Ray: those of the cluster) among the workers.
-        gpus: GPUs of each worker; below 1 several share one; -1 takes one where the cluster has any.
+        cpus: CPUs of each worker; 0 shares those of the cluster among the workers (Ray), or takes what a job gets.
+        gpus: GPUs of each worker; below 1 several share one; -1 takes one where the cluster has any (Ray), or unless
+            device=cpu (Slurm).
         attempts: times that a slide is tried, each going on where the one before stopped, before it counts as failed.
         address: of the Ray cluster; empty takes the one of the environment (`RAY_ADDRESS`), or starts one here.
         cluster: of submitit: `slurm`, or `local` for jobs on this machine.

@@ -450,3 +450,10 @@ def test_a_thumbnail_is_made_of_blocks_where_there_is_none(tmp_path):
     everywhere = mask.read(tmp_path / "mask").image
     assert everywhere.shape == small.shape
     assert (everywhere == 255).all()
+
+
+@pytest.mark.parametrize("write", [label.write, overlay.write])
+def test_a_result_written_twice_is_equal_to_the_byte(result, write, tmp_path: Path) -> None:
+    for name in "ab":
+        write(result, tmp_path / f"{name}.ome.tif")
+    assert (tmp_path / "a.ome.tif").read_bytes() == (tmp_path / "b.ome.tif").read_bytes()
