@@ -453,7 +453,7 @@ def test_a_thumbnail_is_made_of_blocks_where_there_is_none(tmp_path):
 
 
 @pytest.mark.parametrize("write", [label.write, overlay.write])
-def test_a_result_written_twice_is_equal_to_the_byte(result, write, tmp_path: Path) -> None:
+def test_a_result_written_twice_is_equal_to_the_byte(result, write, tmp_path):
     for name in "ab":
         write(result, tmp_path / f"{name}.ome.tif")
     assert (tmp_path / "a.ome.tif").read_bytes() == (tmp_path / "b.ome.tif").read_bytes()
