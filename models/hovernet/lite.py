@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.hovernet.encoders import torchvision
 from models.hovernet.facts import ModelFacts
 from models.hovernet.geometry import Geometry
 from models.hovernet.layers import initialise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 import torchvision
 
 from models.hovernet.lite import HoVerNetLite
+from tests.conftest import ROOT
 
 
 def test_an_unknown_encoder_lists_the_known_ones() -> None:
@@ -47,3 +50,16 @@ def test_imagenet_weights_are_used_where_they_lie_and_never_asked_for(
     assert network.load_imagenet()
     assert torch.equal(network.encoder[0].conv1.weight, published.conv1.weight)
     assert torch.equal(network.encoder[2][0].conv1.weight, published.layer2[0].conv1.weight)
+
+
+def test_neither_network_nor_slides_import_the_compiler_and_it_works_when_it_is_asked_for():
+    script = """
+import sys
+import run_utils.inference.batch_run
+assert "torch._dynamo" not in sys.modules
+assert "torch._dynamo.utils" not in sys.modules
+from torchvision.ops import roi_align
+sys.modules["torchvision.ops.roi_align"].is_compile_supported("cpu")
+assert "torch._dynamo" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
