@@ -68,6 +68,9 @@ BENCHMARKS = (
     _row("slide", "slides", 4),
     _row("footprint", "cohorts", 1.5),
     _row("cohort_simulation", "cohorts", 1),
+    _row("cohort_overhead", "cohorts", 6),
+    _row("triton_overhead", "cohorts", 8),
+    _row("faults", "cohorts", 60, is_asked_for=True),
 )
 
 
