@@ -11,21 +11,24 @@ import errno
 import functools
 import io
 import logging
-import re
+import tempfile
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
+from dataloader.redaction import MARK, WEB, redact, show
+
 logger = logging.getLogger(__name__)
 
-MARK = "://"
 WAITS = (0.5, 2.0, 5.0)  # s before another attempt where the network or the server failed
 GAP = 2**14  # bytes between two ranges that are fetched as one: a request costs more than they do
 BLOCK = 2**18  # bytes of a file's head that are fetched at once, while its index is read
 NUM_BLOCKS = 64  # of them that are kept meanwhile: 16 MiB
 VERSIONS = ("ETag", "etag", "md5Hash", "Last-Modified", "LastModified", "last_modified", "mtime", "created")
+TIMES = ("mtime", "LastModified", "created")
 # Kinds with folders, which have to be made, and with files that are half there while they are written.
 WITH_FOLDERS = {"file", "local", "sftp", "ssh", "smb", "hdfs", "webhdfs", "arrow_hdfs"}
 NO_RETRY = (
@@ -38,19 +41,10 @@ NO_RETRY = (
     NotImplementedError,
 )
 FULL = (errno.ENOSPC, errno.EDQUOT)
-_USER = re.compile(  # also `user:pass/word@`, which is no valid address; `:80/` is a port; Azure's `container@` stays
-    r"(?<!abfs)(?<!abfss)(?<!az)://(?:[^/\s:'\"@]*:(?!\d+/)[^\s'\"]*@|[^/?#\s'\"]*@)"
-)
-_QUERY = re.compile(r"(://[^\s?'\"]*)\?[^\s'\"]*")
 
 
 class AddressError(OSError):
     """What an address answered; the message holds the address without secrets, the reason and the remedy."""
-
-
-def redact(text: str) -> str:
-    """Return a text with the addresses in it shown without user, password and query (which may be signed)."""
-    return _QUERY.sub(r"\1", _USER.sub(MARK, text)) if MARK in text else text
 
 
 def locate(place: str | Path | Address) -> Path | Address:
@@ -74,7 +68,7 @@ class Address:
         self._url = url
 
     def __str__(self) -> str:
-        return redact(self._url)
+        return show(self._url)
 
     def __repr__(self) -> str:
         return f"Address({str(self)!r})"
@@ -104,7 +98,7 @@ class Address:
     @property
     def is_web(self) -> bool:
         """Whether it is of a web server, which is read only."""
-        return self._url.startswith(("http://", "https://"))
+        return self._url.partition(MARK)[0] in WEB
 
     @property
     def parent(self) -> Address:
@@ -224,7 +218,17 @@ class Address:
     def create(self, data: bytes) -> None:
         """Write a small file; raise `FileExistsError` where there is one, on kinds of places that can tell."""
         self._make_folder()
-        self._call("pipe_file", self._path, data, mode="create", verb="written")
+        if self._has_folders:
+            with self._call("open", self._path, "xb", verb="written") as file:
+                file.write(data)
+        else:
+            self._call("pipe_file", self._path, data, mode="create", verb="written")
+
+    def changed(self) -> float:
+        """Return when a file was last written, in seconds since 1970; 0 where the kind of place does not say."""
+        facts = self.facts()
+        when = next((facts[key] for key in TIMES if facts.get(key)), 0.0)
+        return when.timestamp() if isinstance(when, datetime) else float(when)
 
     def remove(self) -> None:
         """Remove a file."""
@@ -239,7 +243,7 @@ class Address:
         except ImportError as error:
             raise AddressError(
                 f'{self} cannot be reached: {error}; pip install -e ".[remote]" in the checkout brings s3:// and '
-                "https://, pip install gcsfs gs://, pip install adlfs az://"
+                "https://, pip install gcsfs gs://, adlfs az://, paramiko sftp://"
             ) from error
         except ValueError as error:
             raise ValueError(
@@ -289,7 +293,7 @@ class Address:
 
     def _words(self, error: Exception) -> str:
         said = f"{type(error).__name__} {error}" if str(error) else type(error).__name__
-        return redact(said.replace(self._url, str(self)))
+        return redact(said.replace(self._url.partition(MARK)[2], str(self).partition(MARK)[2]))
 
     def _explain(self, error: Exception, verb: str) -> OSError:
         """Return an error of one line for what fsspec raised."""
@@ -305,6 +309,10 @@ class Address:
             )
         elif isinstance(error, NotImplementedError):
             remedy = "give an address that can be written, such as s3://bucket/folder"
+        elif getattr(error, "errno", 0) in FULL and verb == "read":
+            remedy = f"make room in {tempfile.gettempdir()}, or set TMPDIR to a folder that has some"
+        elif getattr(error, "errno", 0) in FULL:
+            remedy = "make room there, and start the same command again: it goes on"
         else:
             remedy = "check address and network, and start the same command again: it goes on"
         return AddressError(f"{self} cannot be {verb}: {said}; {remedy}")
@@ -314,6 +322,7 @@ class _Blocks(io.RawIOBase):
     """An address as a file for a parser that hops about in it."""
 
     def __init__(self, address: Address, num_bytes: int) -> None:
+        self.error: OSError | None = None  # the first: a parser may go on without what it did not get
         self._size = num_bytes
         self._place = 0
         self._block = functools.lru_cache(NUM_BLOCKS)(
@@ -334,7 +343,13 @@ class _Blocks(io.RawIOBase):
         if self._place >= self._size:
             return 0
         index, first = divmod(self._place, BLOCK)
-        data = self._block(index)[first : first + len(buffer)]
+        try:
+            if self.error is not None:
+                raise self.error
+            data = self._block(index)[first : first + len(buffer)]
+        except OSError as error:
+            self.error = error
+            raise
         buffer[: len(data)] = data
         self._place += len(data)
         return len(data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import threading
@@ -19,6 +18,7 @@ import imagecodecs
 import numpy as np
 
 from models.nuclei import Nuclei
+from run_utils.files import append, open_locked
 from run_utils.inference.pipeline import OwnedNuclei
 from run_utils.outputs import PackedLabels
 
@@ -49,7 +49,7 @@ class Journal:
             JournalBusyError: another process holds it.
         """
         self.path = path
-        self._file = _open_locked(path)
+        self._file = hold_journal(path)
         self._changed = threading.Condition()
         self._ends: list[int] = []  # of the records, in bytes
         self._is_finished = False
@@ -68,7 +68,7 @@ class Journal:
         """
         payload = _encode(owned)
         record = RECORD_HEAD.pack(len(payload), zlib.crc32(payload)) + payload
-        _write(self._file, record)
+        append(self._file, record)
         with self._changed:
             self._ends.append((self._ends[-1] if self._ends else self._start) + len(record))
             self._changed.notify_all()
@@ -114,7 +114,7 @@ class Journal:
         encoded = MAGIC + json.dumps(head, sort_keys=True).encode() + b"\n"
         if os.pread(self._file.fileno(), len(encoded), 0) != encoded:
             self._file.truncate(0)
-            _write(self._file, encoded)
+            append(self._file, encoded)
         return len(encoded)
 
     def _find_records(self) -> None:
@@ -144,7 +144,7 @@ def remove_journal(path: Path, *others: Path) -> None:
     if not path.exists():
         return
     try:
-        file = _open_locked(path)
+        file = hold_journal(path)
     except JournalBusyError:
         return
     for left in (*others, path):
@@ -154,33 +154,16 @@ def remove_journal(path: Path, *others: Path) -> None:
         path.parent.rmdir()
 
 
-def _open_locked(path: Path) -> BinaryIO:
-    """Open a file for reading and appending, held by this process alone."""
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            file = path.open("a+b", buffering=0)
-        except FileNotFoundError:  # another process has just removed the folder, which was empty
-            continue
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.close()
-            raise JournalBusyError(f"{path} is held by another process") from error
-        if os.fstat(file.fileno()).st_nlink:  # else its holder has just finished and removed it
-            return file
-        file.close()
+def hold_journal(path: Path) -> BinaryIO:
+    """Return the file of a journal, held by this process alone until it is closed.
 
-
-def _write(file: BinaryIO, data: bytes) -> None:
-    """Append all bytes, or none where the disk is full."""
-    before, view = file.seek(0, os.SEEK_END), memoryview(data)
+    Raises:
+        JournalBusyError: another process holds it.
+    """
     try:
-        while view:
-            view = view[file.write(view) :]
-    except OSError:
-        file.truncate(before)
-        raise
+        return open_locked(path)
+    except BlockingIOError as error:
+        raise JournalBusyError(f"{path} is held by another process") from error
 
 
 def _encode(owned: OwnedNuclei) -> bytes:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from config.schema import InferSettings
-from dataloader.address import Address, redact
+from dataloader.address import Address, locate
+from dataloader.redaction import redact
 from run_utils.files import is_file
 from run_utils.inference.output_folder import working_dir
 from run_utils.inference.record import open_record
-from run_utils.inference.status import DONE, SKIPPED, SlideStatus
+from run_utils.inference.status import DONE, SlideStatus
 from run_utils.provenance import describe_environment
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,9 @@ class Manifest:
 
     def __init__(self, output: Path | Address, settings: InferSettings) -> None:
         self._output = output
-        self._settings = _without_secrets({**dataclasses.asdict(settings), **_digests(settings)})
+        shown = {"input": _as_shown(settings.input), "output": _as_shown(settings.output)}
+        plain = json.loads(json.dumps({**dataclasses.asdict(settings), **shown, **_digests(settings)}))
+        self._settings: dict[str, Any] = _without_secrets(plain)
         folder = working_dir(output)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -95,10 +98,10 @@ class Manifest:
         return bool(entry) and entry["status"] == DONE and is_same
 
     def record(self, status: SlideStatus, path: Path | Address, identity: Identity) -> None:
-        """Write down how a slide ended; one that was skipped as done keeps what is written of it."""
+        """Write down how a slide ended; one that was done stays so, unless it is seen to be another file."""
         entry = {**dataclasses.asdict(status), "input": str(path.resolve()), **identity}
         name = entry.pop("name")
-        if status.status == SKIPPED and self.is_done(name, identity):
+        if status.status != DONE and self.is_done(name, identity):
             return
         ended = datetime.now(UTC).isoformat(timespec="seconds")
         self._record.put_slide(name, _without_secrets({**entry, "ended": ended}))
@@ -154,10 +157,18 @@ def identify(path: Path | Address) -> Identity:
     return {"bytes": facts.st_size, "modified_ns": facts.st_mtime_ns}
 
 
-def _without_secrets(values: dict[str, Any]) -> dict[str, Any]:
+def _as_shown(place: str) -> str:
+    """Return a path as it is, and an address without secrets."""
+    return str(locate(place)) if isinstance(locate(place), Address) else place
+
+
+def _without_secrets(values: Any) -> Any:
     """Return plain data with the addresses in its texts redacted."""
-    plain: dict[str, Any] = json.loads(redact(json.dumps(values)))
-    return plain
+    if isinstance(values, str):
+        return redact(values)
+    if isinstance(values, dict):
+        return {name: _without_secrets(value) for name, value in values.items()}
+    return [_without_secrets(value) for value in values] if isinstance(values, (list, tuple)) else values
 
 
 def _digests(settings: InferSettings) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dataloader.address import Address, locate
 from run_utils.cache import cache_dir
-from run_utils.inference.journal import remove_journal
+from run_utils.inference.journal import hold_journal, remove_journal
 from run_utils.outputs import WRITERS, output_path
 
 UNFINISHED = ".unfinished"  # folder in the output folder: journals, and outputs that are being written
@@ -72,13 +72,17 @@ class Outputs:
         """Move what was written of a slide to the address, where there is one.
 
         Raises:
+            JournalBusyError: another process works on this slide, and will move it.
             OSError: it could not be written there; the rest stays here.
         """
-        for name in names if self.address is not None else ():
-            path = output_path(self.folder, slide_name, name)
-            if path.exists():  # else another process of this machine has moved it
-                self._target(slide_name, name).write(path)
-                path.unlink()
+        if self.address is None:
+            return
+        with hold_journal(self.journal_path(slide_name)):
+            for name in names:
+                path = output_path(self.folder, slide_name, name)
+                if path.exists():  # else another process of this machine has moved it
+                    self._target(slide_name, name).write(path)
+                    path.unlink()
 
     def journal_path(self, slide_name: str) -> Path:
         """Return where the journal of a slide lies."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dataloader.address import Address
-from run_utils.files import locking, replacing
+from run_utils.files import append, locking, replacing
 
 FILE_NAME = "run.json"
 LINES_NAME = ".run.slides.jsonl"
@@ -128,7 +128,7 @@ class Lines:
             if file.tell() < MARK_BYTES:  # new, or of a process that was killed as it began
                 file.truncate(0)
                 mark = uuid.uuid4().hex  # tells it from one that was there before
-            file.write(f"{mark}\n{json.dumps([name, entry])}\n".encode())
+            append(file, f"{mark}\n{json.dumps([name, entry])}\n".encode())
 
     def read(self) -> Content:
         """Return the slides of all lines, the last line of each; none where there is no file."""
@@ -193,8 +193,8 @@ class AddressRecord:
 
     def merge(self) -> None:
         """Write what the slides' files say into `run.json`."""
-        entries = self._slides.read_files()
         with self.editing() as content:
+            entries = self._slides.read_files()
             content["slides"] = {Path(name).stem: json.loads(data) for name, data in sorted(entries.items())}
 
 

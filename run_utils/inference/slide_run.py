@@ -93,6 +93,8 @@ class SlideRunner:
             logger.error("%s failed: %s", path, error, exc_info=not is_expected)
             status = SlideStatus(name, FAILED, str(error) or type(error).__name__)
         status.seconds = time.perf_counter() - start
+        if status.reason == IS_BUSY:  # that run writes down how it ended
+            return status
         try:
             self.manifest.record(status, path, identity)
         except OSError as error:  # a full disk must not end the run of the others

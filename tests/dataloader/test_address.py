@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.server
 import re
 import threading
@@ -15,7 +16,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from dataloader.address import GAP, Address, AddressError, locate, redact
+from dataloader.address import GAP, Address, AddressError, locate
+from dataloader.redaction import MARK, redact
 from dataloader.slides import SlideError, open_slide
 from tests.object_store import counting_fetches, serve_bucket
 from tests.slide_files import smooth_image, write_leica, write_pyramid, write_with_pillow
@@ -41,6 +43,49 @@ BOX = (30, 40, 190, 260)
 )
 def test_what_is_shown_of_an_address_has_no_secret(told: str, shown: str) -> None:
     assert redact(told) == shown
+    assert "'" in told or MARK not in told or str(Address(told)) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("sftp://bob:it's@host/x", "sftp://host/x"),
+        ('sftp://bob:p"w@host/x', "sftp://host/x"),
+        ("sftp://bob:my pw@host/x", "sftp://host/x"),
+        ("sftp://bob:80/ab@host/x", "sftp://host/x"),
+        ("https://h/a b.svs?sig=ab'cd&x=SECRET", "https://h/a b.svs"),
+        ("az://container@account/a?sv=1&sig=SECRET", "az://container@account/a"),
+        ("https://host/a@b.svs", "https://host/a@b.svs"),
+    ],
+)
+def test_an_address_and_what_is_said_of_it_show_no_secret_of_any_letters(url: str, shown: str) -> None:
+    address = Address(url)
+    assert str(address) == shown
+    said = str(address._explain(OSError(f"GET {url} failed"), "read"))
+    assert said.startswith(f"{shown} cannot be read: OSError GET {shown} failed")
+
+
+def test_a_full_disk_is_told_from_a_network_that_fails(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fill(*arguments: object, **keywords: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    address = Address("memory://disk/a.png")
+    monkeypatch.setattr(address._system, "get_file", fill)
+    monkeypatch.setattr(address._system, "pipe_file", fill)
+    with pytest.raises(AddressError, match=r"No space left.*make room in /.*, or set TMPDIR"):
+        address.download(tmp_path / "a.png")
+    with pytest.raises(AddressError, match=r"cannot be written: .*No space left.*make room there"):
+        address.write(b"-")
+
+
+def test_of_two_that_create_a_file_at_once_one_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("os.path.exists", lambda path: False)  # as both see it
+    Address(f"file://{tmp_path}/run.lock").create(b"one")
+    with pytest.raises(FileExistsError, match="is there already"):
+        Address(f"file://{tmp_path}/run.lock").create(b"two")
+    assert (tmp_path / "run.lock").read_bytes() == b"one"
 
 
 def test_a_text_is_an_address_only_with_its_kind() -> None:

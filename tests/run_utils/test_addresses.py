@@ -87,7 +87,7 @@ def local(slides: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFacto
 
 def left_in_scratch(tmp_path: Path) -> list[str]:
     files = [path.name for path in (tmp_path / "scratch").rglob("*") if path.is_file()]
-    return sorted(set(files) - {".run.lock", ".address.lock", ".name"})
+    return sorted(set(files) - {".lock", ".run.lock", ".address.lock", ".name"})
 
 
 def test_a_run_between_addresses_gives_the_files_of_a_local_one(

@@ -8,7 +8,8 @@ import tracemalloc
 from pathlib import Path
 
 from config.schema import InferSettings
-from run_utils.inference.manifest import Manifest
+from run_utils.inference.manifest import Manifest, identify
+from run_utils.inference.status import DONE, FAILED, SlideStatus
 
 MEBIBYTE = 2**20
 
@@ -34,3 +35,33 @@ def test_a_large_checkpoint_is_known_by_its_digest_without_lying_in_memory(tmp_p
 def test_a_list_of_boxes_too_long_for_a_name_is_no_file(tmp_path: Path) -> None:
     boxes = ";".join(["0,0,100,100"] * 40)
     assert recorded(tmp_path / "out", regions=boxes)["regions"] == boxes
+
+
+def begin(folder: Path) -> Manifest:
+    return Manifest(folder, InferSettings(input="a.png", output=str(folder), checkpoint="absent.pt"))
+
+
+def test_a_slide_that_was_done_stays_so_when_it_cannot_be_reached(tmp_path: Path) -> None:
+    path = tmp_path / "a.svs"
+    path.write_bytes(b"abc")
+    identity = identify(path)
+    begin(tmp_path / "out").record(SlideStatus("a", DONE), path, identity)
+    for reached in ({}, identity):
+        manifest = begin(tmp_path / "out")
+        manifest.record(SlideStatus("a", FAILED, "the network"), path, reached)
+        manifest.close(is_complete=True)
+        assert begin(tmp_path / "out").is_done("a", identity)
+    path.write_bytes(b"abcd")
+    manifest.record(SlideStatus("a", FAILED, "the network"), path, identify(path))
+    assert not begin(tmp_path / "out").is_done("a", identity)  # what it was is no longer there
+
+
+def test_reasons_and_settings_are_kept_whole_but_for_secrets(tmp_path: Path) -> None:
+    secret = "sftp://bob:it's@host/x"
+    settings = InferSettings(input=secret, output=str(tmp_path / "out"), checkpoint="absent.pt")
+    manifest = Manifest(tmp_path / "out", settings)
+    manifest.record(SlideStatus("a", FAILED, 'GET "https://h/x?a=b" failed'), Path("a.svs"), {})
+    manifest.close(is_complete=True)
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["slides"]["a"]["reason"] == 'GET "https://h/x" failed'
+    assert record["settings"]["input"] == "sftp://host/x"

@@ -49,7 +49,7 @@ def read(path: Path) -> np.ndarray:
 
 
 def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
+    return {path.name for path in folder.glob("[!.]*")}
 
 
 @pytest.mark.parametrize("method", NORMALIZERS)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
-from run_utils.inference.record import LINES_NAME, FolderRecord, Lines
+from dataloader.address import Address
+from run_utils.inference.record import LINES_NAME, AddressRecord, FolderRecord, Lines
 
 
 @pytest.fixture
@@ -17,7 +19,7 @@ def record(tmp_path: Path) -> FolderRecord:
     return FolderRecord(tmp_path)
 
 
-def begin(record: FolderRecord) -> None:
+def begin(record: FolderRecord | AddressRecord) -> None:
     with record.editing() as content:
         content |= {"settings": {}, "slides": {}}
 
@@ -82,3 +84,27 @@ def test_a_slide_costs_bytes_of_its_own_only(record: FolderRecord, tmp_path: Pat
         assert record.slide(f"slide_{number}")
     assert (tmp_path / LINES_NAME).stat().st_size < 300 * 200
     assert gathered(record) == {}
+
+
+def test_two_runs_that_end_at_once_both_have_their_slides_in_run_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = Address("memory://two runs")
+    one, two = AddressRecord(address, tmp_path), AddressRecord(address, tmp_path)
+    begin(one)
+    one.put_slide("a", {"status": "done"})
+    real, has_read, second = Address.read_files, threading.Event(), threading.Thread(target=two.merge)
+
+    def read_files(folder: Address) -> dict[str, bytes]:
+        found = real(folder)
+        if not has_read.is_set():  # the first one, which now takes its time
+            has_read.set()
+            two.put_slide("b", {"status": "done"})
+            second.start()
+            second.join(0.3)
+        return found
+
+    monkeypatch.setattr(Address, "read_files", read_files)
+    one.merge()
+    second.join()
+    assert set(json.loads((address / "run.json").read())["slides"]) == {"a", "b"}
