@@ -16,14 +16,16 @@ class Source(Protocol):
 
     Attributes:
         num_bytes: of the file.
+        most_bytes: that are worth asking for at once.
     """
 
     num_bytes: int
+    most_bytes: int
 
     def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Return the bytes of each (offset, number of bytes), fewer where the file ends."""
 
-    def open(self) -> io.BufferedIOBase:
+    def open(self) -> io.BufferedReader:
         """Return the file for a parser, from its start, to be closed by it."""
 
     def close(self) -> None:
@@ -38,6 +40,8 @@ def open_source(path: Path | Address) -> Source:
 class LocalFile:
     """A local file, read with ``os.pread``, which shares no file position."""
 
+    most_bytes = 1  # each tile by itself: more would only lie in memory
+
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file = path.open("rb", buffering=0)
@@ -47,7 +51,7 @@ class LocalFile:
         """Return the bytes of each (offset, number of bytes), fewer where the file ends."""
         return [os.pread(self._file.fileno(), num_bytes, offset) for offset, num_bytes in ranges]
 
-    def open(self) -> io.BufferedIOBase:
+    def open(self) -> io.BufferedReader:
         """Return the file for a parser."""
         return self._path.open("rb")
 
@@ -59,6 +63,8 @@ class LocalFile:
 class RemoteFile:
     """A file at an address: what is asked for at once is fetched at once."""
 
+    most_bytes = 2**23  # 8 MiB: a hundred tiles of a window
+
     def __init__(self, address: Address) -> None:
         self._address = address
         self.num_bytes = int(address.identify()["bytes"])
@@ -67,7 +73,7 @@ class RemoteFile:
         """Return the bytes of each (offset, number of bytes), fewer where the file ends."""
         return self._address.read_ranges(ranges)
 
-    def open(self) -> io.BufferedIOBase:
+    def open(self) -> io.BufferedReader:
         """Return the file for a parser."""
         return self._address.open(num_bytes=self.num_bytes)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class TiffReader:
         self.path = path
         self._file = open_source(path)
         try:
-            pages, self.mpp = index_pages(path, self._file.open())
+            pages, self.mpp = self._index()
             self._sources = [self._source(page) for page in pages]
         except (SlideError, AddressError):
             self._file.close()
@@ -91,10 +92,9 @@ class TiffReader:
         if isinstance(source, np.ndarray):
             return source[top:bottom, left:right].copy()
         region = np.empty((bottom - top, right - left, 3), np.uint8)
-        places = list(_tiles(source, box_yxyx))
-        tiles = self._read_tiles(level, source, [index for index, _, _ in places])
-        for (_, y, x), tile in zip(places, tiles, strict=True):
-            _paste(region, tile, (y - top, x - left))
+        places = {index: (y - top, x - left) for index, y, x in _tiles(source, box_yxyx)}
+        for index, tile in self._read_tiles(level, source, list(places)):
+            _paste(region, tile, places[index])
         return region
 
     def has_sound_tiles(self, level: int, box_yxyx: Box) -> bool:
@@ -119,6 +119,15 @@ class TiffReader:
         self._file.close()
         self._cache.clear()
 
+    def _index(self) -> tuple[list[Any], float | None]:
+        opened = self._file.open()
+        try:
+            return index_pages(self.path, opened)
+        finally:
+            lost = getattr(opened.raw, "error", None)  # tifffile goes on without what it could not fetch
+            if lost is not None:
+                raise lost
+
     def _source(self, page: Any) -> Any:
         """Return what a level is read from: its page, or, where single strips are huge, its pixels."""
         check_page(page, self.path, self._file.num_bytes)
@@ -135,16 +144,44 @@ class TiffReader:
             _paste(pixels, self._decode(page, index, self._fetch(page, [index])), (index * height, 0))
         return pixels
 
-    def _read_tiles(self, level: int, page: Any, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        """Yield tiles of a level as (h, w, 3) uint8 RGB, from the cache where they are there."""
-        kept = {index: self._cache.get((level, index)) for index in indices}
-        data = self._fetch(page, [index for index in indices if kept[index] is None])
-        for index in indices:
-            tile = kept[index]
-            if tile is None:
+    def _read_tiles(self, level: int, page: Any, indices: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield numbers and tiles of a level as (h, w, 3) uint8 RGB, in any order, from the cache where they are there.
+
+        What another thread is decoding is left for the end, and waited for: none is decoded twice.
+        """
+        while indices:
+            waited: dict[int, threading.Event] = {}
+            for part in _split(page, indices, self._file.most_bytes):
+                waited |= yield from self._read_part(level, page, part)
+            for event in waited.values():
+                event.wait()
+            indices = list(waited)  # what came to nothing there is tried here
+
+    def _read_part(
+        self, level: int, page: Any, part: Sequence[int]
+    ) -> Generator[tuple[int, np.ndarray], None, dict[int, threading.Event]]:
+        """Yield tiles as `_read_tiles` does; return those that other threads are decoding."""
+        waited = {}
+        claimed: list[int] = []
+        try:
+            kept = {}
+            for index in part:
+                found = self._cache.claim((level, index))
+                if found is None:
+                    claimed.append(index)
+                elif isinstance(found, threading.Event):
+                    waited[index] = found
+                else:
+                    kept[index] = found
+            data = self._fetch(page, claimed) if claimed else {}
+            for index in claimed:
                 tile = self._decode(page, index, data)
                 self._cache.put((level, index), tile)
-            yield tile
+                yield index, tile
+        finally:
+            self._cache.release((level, index) for index in claimed)
+        yield from kept.items()
+        return waited
 
     def _fetch(self, page: Any, indices: Sequence[int]) -> dict[int, bytes]:
         """Return the bytes of tiles or strips, each under the number by which the file lists it."""
@@ -185,6 +222,20 @@ def _tiles(page: Any, box_yxyx: Box) -> Iterator[tuple[int, int, int]]:
     for row in range(top // height, -(-bottom // height)):
         for column in range(left // width, -(-right // width)):
             yield row * across + column, row * height, column * width
+
+
+def _split(page: Any, indices: Sequence[int], most_bytes: int) -> Iterator[list[int]]:
+    """Yield tiles or strips in parts that have so many bytes in the file, or one tile more."""
+    part: list[int] = []
+    num_bytes = 0
+    for index in indices:
+        part.append(index)
+        num_bytes += sum(page.databytecounts[listed] for listed in segment_indices(page, index))
+        if num_bytes >= most_bytes:
+            yield part
+            part, num_bytes = [], 0
+    if part:
+        yield part
 
 
 def _paste(region: np.ndarray, tile: np.ndarray, offset: tuple[int, int]) -> None:

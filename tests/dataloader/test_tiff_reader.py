@@ -1,3 +1,7 @@
+import threading
+import time
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -6,8 +10,11 @@ import numpy as np
 import pytest
 import tifffile
 
+import dataloader.address as address
 import dataloader.slides.tiff as tiff
+from dataloader.address import Address, AddressError
 from dataloader.slides import SlideError, UnsupportedError, open_slide
+from dataloader.slides.source import LocalFile, RemoteFile
 from dataloader.slides.tile_cache import TileCache
 from tests.slide_files import SHAPE, damage_tile, smooth_image, write_leica, write_tiled
 
@@ -233,6 +240,90 @@ def test_neighbouring_regions_decode_a_shared_tile_once(tmp_path, decoded):
         for left in range(0, 400, 50):
             slide.read((0, left, 64, left + 50))
     assert sorted(decoded) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("place", ["{folder}/a.tif", "memory://shared/a.tif"])
+def test_threads_that_need_the_same_strips_decode_and_fetch_each_once(place, tmp_path, decoded, monkeypatch):
+    image = smooth_image()
+    tifffile.imwrite(tmp_path / "a.tif", image, photometric="rgb", rowsperstrip=8, compression="deflate")
+    Address("memory://shared/a.tif").write(tmp_path / "a.tif")
+    decode, fetched = tiff.decode_segment, []
+    for source in (LocalFile, RemoteFile):
+        monkeypatch.setattr(source, "read_ranges", _noting(source.read_ranges, fetched))
+
+    def decode_slowly(page, indices, data):
+        time.sleep(0.002)
+        return decode(page, indices, data)
+
+    monkeypatch.setattr(tiff, "decode_segment", decode_slowly)
+    monkeypatch.setattr(RemoteFile, "most_bytes", 2000)
+    height, width = image.shape[:2]
+    boxes = [(0, left, height, min(left + 100, width)) for left in range(0, width, 100)]
+    with open_slide(place.format(folder=tmp_path), reader="tiff") as slide, ThreadPoolExecutor(4) as pool:
+        for box, pixels in zip(boxes, pool.map(slide.read, boxes), strict=True):
+            np.testing.assert_array_equal(pixels, image[box[0] : box[2], box[1] : box[3]])
+    assert sorted(decoded) == list(range(-(-height // 8)))
+    assert len(fetched) == len(set(fetched)) == len(decoded)
+
+
+def _noting(read, fetched):
+    return lambda source, ranges: fetched.extend(ranges) or read(source, ranges)
+
+
+def test_a_tile_that_one_thread_cannot_decode_fails_for_the_thread_that_waits_too(tmp_path, monkeypatch):
+    write_tiled(tmp_path / "a.tif", smooth_image())
+    is_decoding, threads = threading.Event(), []
+
+    def fail(page, indices, data):
+        threads.append(threading.get_ident())
+        is_decoding.set()
+        time.sleep(0.1)
+        raise ValueError("damaged")
+
+    monkeypatch.setattr(tiff, "decode_segment", fail)
+    with open_slide(tmp_path / "a.tif") as slide, ThreadPoolExecutor(2) as pool:
+        first = pool.submit(slide.read, (0, 0, 8, 8))
+        assert is_decoding.wait(5)
+        for future in (first, pool.submit(slide.read, (0, 0, 8, 8))):
+            with pytest.raises(SlideError, match="tile 0 .*damaged"):
+                future.result(5)
+    assert len(set(threads)) == 2
+
+
+def test_a_large_box_of_a_local_file_holds_one_tile_of_it_beside_the_pixels(tmp_path):
+    tifffile.imwrite(
+        tmp_path / "a.tif", np.zeros((4096, 4096, 3), np.uint8), tile=(256, 256), photometric="rgb"
+    )
+    with open_slide(tmp_path / "a.tif") as slide:
+        tracemalloc.start()
+        slide._reader.read_level(0, (0, 0, 4096, 4096))
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert most < 4096 * 4096 * 3 + tiff.CACHE_BYTES + 2**22
+
+
+@pytest.mark.parametrize("which", [1, 2, 3])
+def test_a_network_that_fails_while_a_slide_is_opened_is_not_taken_for_damage(
+    which, noise, tmp_path, monkeypatch
+):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for step in (1, 2, 4):
+            file.write(noise[::step, ::step], tile=(64, 64), photometric="rgb", subfiletype=int(step > 1))
+    Address("memory://lost/a.tif").write(tmp_path / "a.tif")
+    monkeypatch.setattr(address, "BLOCK", 2**16)
+    real, count = Address.read_ranges, 0
+
+    def read_ranges(self, ranges):
+        nonlocal count
+        count += 1
+        if count == which:
+            raise AddressError("the network is gone")
+        return real(self, ranges)
+
+    monkeypatch.setattr(Address, "read_ranges", read_ranges)
+    with pytest.raises(AddressError, match="^the network is gone$"):
+        open_slide("memory://lost/a.tif")
+    assert count == which
 
 
 def test_the_cache_holds_no_more_than_it_may_and_gives_up_the_oldest():
