@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
-from dataloader.redaction import MARK, WEB, redact, show
+from dataloader.redaction import MARK, WEB, find_user, redact, show
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +99,11 @@ class Address:
     def is_web(self) -> bool:
         """Whether it is of a web server, which is read only."""
         return self._url.partition(MARK)[0] in WEB
+
+    @property
+    def user(self) -> str:
+        """Who it is reached as, where it says so; not shown."""
+        return find_user(self._url)
 
     @property
     def parent(self) -> Address:

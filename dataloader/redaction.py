@@ -28,6 +28,18 @@ def redact(text: str) -> str:
 
 def show(url: str) -> str:
     """Return an address without user, password and query."""
+    kind, _, rest = _split(url)
+    return kind + MARK + rest.partition("?")[0]
+
+
+def find_user(url: str) -> str:
+    """Return the name of the user that an address gives, without password; empty where it gives none."""
+    return _split(url)[1].rstrip("@").partition(":")[0]
+
+
+def _split(url: str) -> tuple[str, str, str]:
+    """Return the kind of an address, `user:password@`, and what follows."""
     kind, _, rest = url.partition(MARK)
     is_plain = kind in CONTAINERS or (kind in WEB and _PORT.match(rest))
-    return kind + MARK + (rest if is_plain else _WHOLE_USER.sub("", rest)).partition("?")[0]
+    user = None if is_plain else _WHOLE_USER.match(rest)
+    return (kind, user[0], rest[user.end() :]) if user else (kind, "", rest)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from config.schema import InferSettings
-from dataloader.address import Address
+from dataloader.address import Address, locate
 from run_utils.cohort.claims import Claims
 from run_utils.cohort.folder import meeting_dir
 from run_utils.cohort.schedule import MOST_LOSSES
@@ -129,13 +129,17 @@ class Job:
         if cpus:
             os.environ["OMP_NUM_THREADS"] = str(cpus)  # before torch is imported
         from run_utils.cohort.worker import Worker
+        from run_utils.inference.hold import holding_address
 
-        self._worker = Worker(self._settings, cpus)
-        self._worker.start()
-        self._claims = Claims(meeting_dir(self._settings))
-        left = list(self._files)
-        while left:
-            left = [name for name in left if self._is_left(name)]
+        with holding_address(
+            locate(self._settings.output)
+        ):  # jobs go on where the run that sent them is killed
+            self._worker = Worker(self._settings, cpus)
+            self._worker.start()
+            self._claims = Claims(meeting_dir(self._settings))
+            left = list(self._files)
+            while left:
+                left = [name for name in left if self._is_left(name)]
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """Return what to queue again: the journals know how far the slides are."""

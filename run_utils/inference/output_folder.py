@@ -17,12 +17,14 @@ UNFINISHED = ".unfinished"  # folder in the output folder: journals, and outputs
 
 
 SCRATCH = "HOVERNET_SCRATCH"
+ENDPOINT = "AWS_ENDPOINT_URL"
 
 
 def working_dir(output: Path | Address) -> Path:
     """Return the local folder in which a run works: the output folder, or, for an address, one that is named by it.
 
-    That lies in the folder that the environment variable HOVERNET_SCRATCH names, else in the cache.
+    That lies in the folder that the environment variable HOVERNET_SCRATCH names, else in the cache; of another user,
+    or another server (AWS_ENDPOINT_URL), it is another one.
 
     Raises:
         ValueError: an address that can only be read.
@@ -34,7 +36,8 @@ def working_dir(output: Path | Address) -> Path:
             f"output={output} can only be read; give a folder, or an address such as s3://bucket/run"
         )
     parent = Path(os.environ.get(SCRATCH) or cache_dir() / "runs")
-    return parent / hashlib.sha256(str(output).rstrip("/").encode()).hexdigest()[:16]
+    place = "\n".join(filter(None, (str(output).rstrip("/"), output.user, os.environ.get(ENDPOINT))))
+    return parent / hashlib.sha256(place.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

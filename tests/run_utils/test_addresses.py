@@ -229,6 +229,7 @@ def test_an_address_that_another_machine_writes_to_is_refused_until_that_is_sile
     assert not lock.exists()
     lock.write(first)
     monkeypatch.setattr("run_utils.inference.hold.STALE_S", 0.0)
+    monkeypatch.setattr("run_utils.inference.hold.SETTLE_S", 0.01)
     assert infer_all(chosen) == 0
     assert "it is taken over" in caplog.text and not lock.exists()
 

@@ -13,7 +13,9 @@ import submitit
 
 from benchmarks.fault_process import find_holder
 from config.launch import LaunchSettings
-from run_utils.cohort.slurm_cohort import _describe
+from dataloader.address import Address
+from run_utils.cohort.slurm_cohort import Job, _describe
+from run_utils.cohort.worker import Worker
 from run_utils.inference.batch_run import infer_all
 from run_utils.inference.output_folder import UNFINISHED
 from tests.drawing import draw_pairs, paint_tissue
@@ -59,3 +61,15 @@ def test_what_ended_a_job_is_told_on_one_line(tmp_path: Path) -> None:
     with pytest.raises(submitit.core.utils.FailedJobError):
         job.result()
     assert _describe([job]) == "FileNotFoundError: [Errno 2] No such file or directory: '/nowhere'"
+
+
+def test_a_job_holds_an_address_itself_since_the_run_that_sent_it_may_be_killed(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOVERNET_SCRATCH", str(tmp_path))
+    chosen = settings(tmp_path, checkpoint, tmp_path / "out")
+    chosen.output = "memory://jobs"
+    lock, held = Address("memory://jobs/run.lock"), []
+    monkeypatch.setattr(Worker, "start", lambda worker: held.append(lock.exists()))
+    Job(chosen, {})()
+    assert held == [True] and not lock.exists()
