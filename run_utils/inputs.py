@@ -80,11 +80,11 @@ def _name(files: Sequence[Place], source: Path | Address) -> dict[str, Place]:
     if not files:
         raise FileNotFoundError(f"input {source} holds no image; known endings: {', '.join(READERS)}")
     stems = Counter(file.stem for file in files)
-    named = {file.stem if stems[file.stem] == 1 else file.name: file for file in files}
-    if len(named) < len(files):
-        lost = next(file for file in files if file not in named.values())
-        raise ValueError(f"input {source}: {lost.name} and another file give one name; rename one of them")
-    return named
+    names = [file.stem if stems[file.stem] == 1 else file.name for file in files]
+    (name, number), *_ = Counter(names).most_common(1)
+    if number > 1:
+        raise ValueError(f"input {source}: {name} and another file give one name; rename one of them")
+    return dict(zip(names, files, strict=True))
 
 
 def _read_list(source: Path | Address) -> dict[str, Path | Address]:
@@ -99,14 +99,19 @@ def _read_list(source: Path | Address) -> dict[str, Path | Address]:
     except UnicodeDecodeError as error:
         raise ValueError(f"input {source} is no text in UTF-8 ({error}); save it as such") from error
     if source.suffix.lower() == ".txt":
-        return _name([_beside(source, line.strip()) for line in lines if line.strip()], source)
+        entries = dict.fromkeys(line.strip() for line in lines if line.strip())  # each once
+        return _name([_beside(source, entry) for entry in entries], source)
     rows = csv.DictReader(line for line in lines if line.strip())
     column = next((name for name in SLIDE_COLUMNS if name in (rows.fieldnames or ())), None)
     if column is None:
         raise ValueError(f"input {source} has columns {rows.fieldnames}; one must be called slide (or path)")
-    listed = [(row.get("name"), _beside(source, row[column])) for row in rows]
+    listed: list[tuple[str, Path | Address]] = []
+    for number, row in enumerate(rows, 1):
+        if not (row[column] or "").strip():
+            raise ValueError(f"input {source}: row {number} below the headings names no {column}; fill it in")
+        listed.append(((row.get("name") or "").strip(), _beside(source, row[column])))
     own = {name: place for name, place in listed if name}
-    if len(own) < sum(bool(name) for name, _ in listed) or any(PurePath(name).name != name for name in own):
+    if len(own) < sum(bool(name) for name, _ in listed) or not all(map(_is_file_name, own)):
         raise ValueError(
             f"input {source}: each name must be there once, and be a file's name without folders"
         )
@@ -115,6 +120,10 @@ def _read_list(source: Path | Address) -> dict[str, Path | Address]:
     if len(named) < len(listed):
         raise ValueError(f"input {source}: a slide has the name that another is given; give each its own")
     return named
+
+
+def _is_file_name(name: str) -> bool:
+    return PurePath(name).name == name != ".."
 
 
 def _beside(source: Path | Address, entry: str) -> Path | Address:

@@ -34,6 +34,8 @@ def test_a_table_may_name_outputs(tmp_path: Path) -> None:
 def test_slides_of_one_stem_are_told_apart_by_their_endings_or_refused(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("a/x.svs\nb/x.tif\n")
     assert list(find_images(tmp_path / "list.txt")) == ["x.svs", "x.tif"]
+    (tmp_path / "list.txt").write_text("a/x.svs\ns3://b/y.svs\n a/x.svs\ns3://b/y.svs\n")
+    assert list(find_images(tmp_path / "list.txt")) == ["x", "y"]  # twice the same is once
     (tmp_path / "list.txt").write_text("a/x.svs\nb/x.svs\n")
     with pytest.raises(ValueError, match=r"list\.txt: x\.svs and another file give one name"):
         find_images(tmp_path / "list.txt")
@@ -45,6 +47,10 @@ def test_slides_of_one_stem_are_told_apart_by_their_endings_or_refused(tmp_path:
         ("file\na.svs\n", r"has columns \['file'\]; one must be called slide"),
         ("slide,name\na.svs,x\nb.svs,x\n", "each name must be there once"),
         ("slide,name\na.svs,../x\n", "without folders"),
+        ("slide,name\na.svs,..\n", "without folders"),
+        ("name,slide\nx,a.svs\ny\n", "row 2 below the headings names no slide"),
+        ("name,path\nx,a.svs\ny, \n", "row 2 below the headings names no path"),
+        ("slide\na.svs\n./a.svs\n", "a.svs and another file give one name"),
         ("slide,name\na.svs,b\nb.svs,\n", "has the name that another is given"),
     ],
 )
