@@ -110,30 +110,25 @@ def _token(folder: Path) -> str:
 
 def _take(lock: Address, token: str, output: Address) -> None:
     is_taken_over = False
-    while True:
-        try:
-            lock.create(_content(token))
-            if not is_taken_over:
-                return
-            time.sleep(SETTLE_S)  # others may have found it dead too, and remove what is there now
-        except FileExistsError:
-            pass
-        held = _read(lock)
-        if held.get("token") == token:
-            lock.write(_content(token))
-            return
-        silence = time.time() - held.get("time", time.time())
-        if held and silence < STALE_S:
+    while (held := _read(lock)).get("token") != token:
+        if not held:
+            with suppress(FileExistsError):
+                lock.create(_content(token))
+            if is_taken_over:
+                time.sleep(SETTLE_S)  # others may have found it dead too, and remove what is there now
+            continue
+        silence = time.time() - held["time"]
+        if silence < STALE_S:
             raise ValueError(
                 f"another run is writing to {output}, and said so {silence:.0f} s ago: let it end, or give another "
                 "output=; one that was killed is gone on with where it ran, or from here once it has been silent for "
                 f"{STALE_S:.0f} s"
             )
-        if held:
-            logger.warning("%s: who held it has been silent for %.0f s: it is taken over", output, silence)
-            is_taken_over = True
-            with suppress(FileNotFoundError):
-                lock.remove()
+        logger.warning("%s: who held it has been silent for %.0f s: it is taken over", output, silence)
+        is_taken_over = True
+        with suppress(FileNotFoundError):
+            lock.remove()
+    lock.write(_content(token))
 
 
 def _let_go(lock: Address, token: str, sharers: Any) -> None:

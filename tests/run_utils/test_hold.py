@@ -91,6 +91,15 @@ def test_of_two_that_find_a_lock_dead_at_once_one_takes_it(monkeypatch: pytest.M
     assert sorted(results.values()) == [False, True] and results[whose(lock)]
 
 
+def test_a_store_that_ignores_exclusive_writes_lets_no_later_run_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = Address("memory://ignores")
+    monkeypatch.setattr(Address, "create", Address.write)
+    (output / "run.lock").write(hold._content("other"))
+    with pytest.raises(ValueError, match="another run is writing"), holding_address(output):
+        pass
+    assert whose(output / "run.lock") == "other"
+
+
 def test_another_user_or_server_has_another_working_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     def folder(url: str) -> Path:
         return working_dir(Address(url))
