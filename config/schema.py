@@ -234,7 +234,8 @@ class TrainSettings:
         legacy: reproduce the reference's targets and HV gradient term, its errors included.
         start_from: checkpoint to start from; what does not fit, such as another type head, starts fresh.
         imagenet: start a lite encoder from ImageNet weights where torch's cache holds them.
-        num_workers: processes that read and warp patches; -1 takes one per CPU this process may use, at most 8.
+        num_workers: processes that read and warp patches, of each process that trains; -1 shares out the CPUs that may
+            be used among those that train on a machine, at most 8 each.
         log_every: steps between two log entries; the device is waited for at no other time.
         validate_every: epochs between two validations on whole images.
         early_stop: epochs of a phase without a better PQ after which it ends; 0 for never.

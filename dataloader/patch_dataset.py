@@ -110,9 +110,7 @@ class EpochSampler(Sampler[int]):
         num_patches: length of the data set.
         seed: of the order.
         epoch: epoch to give, from 0; see ``set_epoch``.
-        start: position in this rank's order to start from, for resuming; a step moves it by the batch size.
-        rank: which of ``num_ranks`` processes this is; it takes every ``num_ranks``-th patch from there on.
-        num_ranks: processes that share an epoch; the first patches are given twice where it does not divide.
+        start: position in the order to start from, for resuming; a step moves it by the batch size.
         weights: (num_patches,) how often each patch is drawn, up to a factor; None draws each once.
 
     Raises:
@@ -126,42 +124,33 @@ class EpochSampler(Sampler[int]):
         *,
         epoch: int = 0,
         start: int = 0,
-        rank: int = 0,
-        num_ranks: int = 1,
         weights: np.ndarray | None = None,
     ) -> None:
         if num_patches < 1:
             raise ValueError("num_patches=0: there is no patch to train on; extract patches first")
-        if not 0 <= rank < num_ranks:
-            raise ValueError(f"rank={rank} must lie in 0..num_ranks - 1 = {num_ranks - 1}")
         if weights is not None:
             _check_weights(weights, num_patches)
         self.num_patches = num_patches
         self.weights = weights
         self.seed = seed
-        self.rank = rank
-        self.num_ranks = num_ranks
         self.set_epoch(epoch, start)
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Choose the epoch that the next iteration gives, and the position (of this rank) it starts from."""
-        per_rank = -(-self.num_patches // self.num_ranks)
-        if not 0 <= start <= per_rank:
-            raise ValueError(f"start={start} must lie in 0..{per_rank}, the patches of an epoch")
+        """Choose the epoch that the next iteration gives, and the position it starts from."""
+        if not 0 <= start <= self.num_patches:
+            raise ValueError(f"start={start} must lie in 0..{self.num_patches}, the patches of an epoch")
         self.epoch = epoch
         self.start = start
-        self._per_rank = per_rank
 
     def __len__(self) -> int:
-        return self._per_rank - self.start
+        return self.num_patches - self.start
 
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng([self.seed, self.epoch])
         order = self.epoch * self.num_patches + rng.permutation(self.num_patches)
         if self.weights is not None:
             order = self._draw(rng, self.weights)
-        mine = np.resize(order, self._per_rank * self.num_ranks)[self.rank :: self.num_ranks]
-        return iter(mine[self.start :].tolist())
+        return iter(order[self.start :].tolist())
 
     def _draw(self, rng: np.random.Generator, weights: np.ndarray) -> np.ndarray:
         """Return the (num_patches,) indices of an epoch, drawn by weight."""

@@ -25,7 +25,7 @@ from metrics.bootstrap import (
 )
 from metrics.report import write_rows
 from run_utils.files import replacing
-from run_utils.training.flat_settings import flatten_settings, shorten_names
+from run_utils.training.flat_settings import FREE_SETTINGS, flatten_settings, shorten_names
 from run_utils.training.record import (
     DONE,
     FAILURE_NAME,
@@ -238,15 +238,20 @@ def _label(names: Sequence[str]) -> dict[str, str]:
 
 
 def _over_seeds(runs: Sequence[RunSummary], names: Sequence[str], style: str) -> list[str]:
-    """Return a table of mean and spread over seeds, where runs differ in no other setting; none where there is none."""
-    others = [name for name in names if name != "seed"]
-    groups: dict[tuple[str, ...], list[float]] = {}
+    """Return a table of mean and spread over seeds, where runs differ in no other setting; none where there is none.
+
+    Settings that weights do not depend on do not count; of runs that share the seed too, the worst does.
+    """
+    others = [name for name in names if name not in ("seed", *FREE_SETTINGS)]
+    groups: dict[tuple[str, ...], dict[str, float]] = {}
     for run in runs:
         if not math.isnan(run.pq.value) and run.status == DONE:
-            groups.setdefault(tuple(str(run.settings.get(name)) for name in others), []).append(run.pq.value)
+            key = tuple(str(run.settings.get(name)) for name in others)
+            groups.setdefault(key, {})[str(run.settings.get("seed"))] = run.pq.value
     if "seed" not in names or max(map(len, groups.values()), default=0) < 2:
         return []
     short = shorten_names(others)
+    scored = {key: list(by_seed.values()) for key, by_seed in groups.items()}
     rows = [
         {
             **{short[name]: value for name, value in zip(others, values, strict=True)},
@@ -254,7 +259,7 @@ def _over_seeds(runs: Sequence[RunSummary], names: Sequence[str], style: str) ->
             "mean PQ": _format(float(np.mean(scores))),
             "standard deviation": _format(float(np.std(scores, ddof=1)) if len(scores) > 1 else math.nan),
         }
-        for values, scores in sorted(groups.items(), key=lambda item: -float(np.mean(item[1])))
+        for values, scores in sorted(scored.items(), key=lambda item: -float(np.mean(item[1])))
     ]
     return [_table(rows, style)]
 

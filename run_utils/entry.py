@@ -141,7 +141,8 @@ def _run_sweep(name: str, options: Sequence[str], arguments: Sequence[str]) -> i
     quoted = [quote_value(argument, is_sweep=True) for argument in arguments]
     launch = _read_launch(list(filter(_is_launch, quoted)))
     settings = [argument for argument in quoted if not _is_launch(argument)]
-    sweep, folders = _plan_sweep(settings, launch)
+    kept = [option for option in options if option not in SWEEP_OPTIONS]
+    sweep, folders = _plan_sweep(settings, launch, kept)
     values: dict[str, object] = {
         "hydra.sweep.dir": f"{sweep.output}/{SWEEP_DIR}",
         "hydra.job.name": Path(sys.argv[0]).stem,
@@ -195,8 +196,10 @@ class _SweepTask:
         self.sweep.run_one([*kept, f"output={folder}"], folder, text)
 
 
-def _plan_sweep(settings: Sequence[str], launch: SweepLaunchSettings) -> tuple[Sweep, list[Path]]:
-    """Return what the runs have in common, and the folder of each."""
+def _plan_sweep(
+    settings: Sequence[str], launch: SweepLaunchSettings, options: Sequence[str]
+) -> tuple[Sweep, list[Path]]:
+    """Return what the runs have in common, Hydra's options among it, and the folder of each."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     overrides = OverridesParser.create().parse_overrides(list(settings))
@@ -209,7 +212,7 @@ def _plan_sweep(settings: Sequence[str], launch: SweepLaunchSettings) -> tuple[S
         if override.is_sweep_override()
     }
     script, output = str(Path(sys.argv[0]).resolve()), str(outputs[-1].value())
-    sweep = Sweep(script, output, tuple(choices), num_processes=max(launch.gpus, 1))
+    sweep = Sweep(script, output, tuple(choices), max(launch.gpus, 1), tuple(options))
     combinations = itertools.product(*choices.values())
     folders = [sweep.folder_of(dict(zip(choices, values, strict=True))) for values in combinations]
     for folder in folders:

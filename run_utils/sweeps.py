@@ -22,7 +22,7 @@ from pathlib import Path
 
 from config.sweeps import SweepLaunchSettings
 from run_utils.training.flat_settings import shorten_names
-from run_utils.training.record import DONE, FAILURE_NAME, read_record, read_status
+from run_utils.training.record import DONE, FAILURE_NAME, PEER_ENDED, read_record, read_status
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,9 @@ SWEEP_DIR = ".sweep"  # in the sweep's folder: what Hydra and submitit write
 MAX_NAME = 100  # characters; file systems take 255 bytes
 UNSAFE = re.compile(r"[^\w.+=,-]+")  # in the name of a folder
 QUOTES = "'\"[]"  # around a text or a list
-KEPT = 4000  # bytes of what a process said last, in which its reason is looked for
+KEPT = 16_000  # bytes of what a process said last, in which its reason is looked for
+ERROR = re.compile(r"^(?:\[rank\d+\]: )?([\w.]+(?:Error|Exception): .+)$", re.MULTILINE)  # ends a traceback
+SIGNAL = re.compile(r"^traceback : (Signal .+)$", re.MULTILINE)  # torchrun's; of the first to end comes last
 PR_SET_PDEATHSIG = 1  # Linux
 
 
@@ -43,12 +45,14 @@ class Sweep:
         output: folder of the sweep.
         swept: names of the settings that the runs differ in.
         num_processes: of each run; above 1 they are started by torchrun.
+        options: Hydra's, which each run is given too.
     """
 
     script: str
     output: str
     swept: tuple[str, ...]
     num_processes: int = 1
+    options: tuple[str, ...] = ()
 
     def folder_of(self, values: Mapping[str, str]) -> Path:
         """Return the folder of the run with these values of the swept settings, as texts by full name."""
@@ -68,7 +72,7 @@ class Sweep:
         starter = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.num_processes}"]
         command = [sys.executable, *(starter if self.num_processes > 1 else []), self.script]
         logger.info("%s: starts", folder)
-        reason = run_apart([*command, *arguments], self.script)
+        reason = run_apart([*command, *self.options, *arguments], self.script)
         if reason:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / FAILURE_NAME).write_text(f"{reason}\n", encoding="utf-8")
@@ -106,11 +110,16 @@ def run_apart(command: Sequence[str], script: str) -> str:
 
 
 def _find_reason(said: str, script: str) -> str:
-    """Return the last line in which a script says why it ends, or else the last of all."""
+    """Return the last line in which a script says why it ends, or else an error or a signal, or the last line of all.
+
+    That another process ended is a reason only where that one gave none.
+    """
     lines = [line.strip() for line in said.splitlines() if line.strip()]
+    text = "\n".join(lines)
     own = f"{Path(script).name}: "
     told = [line.rpartition(own)[2] for line in lines if own in line]  # a bar may stand before it
-    return (told or lines or [""])[-1]
+    first = [line for line in told if PEER_ENDED not in line]
+    return (first or ERROR.findall(text) or SIGNAL.findall(text) or told or lines or [""])[-1]
 
 
 def _bind_to_parent() -> None:

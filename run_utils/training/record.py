@@ -29,9 +29,12 @@ MAIN_SCORES = {
     "AJI": "AJI",
     "F_d": "F_d",
 }  # as people and as evaluations call them
-PATIENCE = 1.0  # seconds; `read_status` holds the lock for a moment
+# Seconds. Loader workers hold the lock too, and notice within 5 that their run was killed; `read_status` does shortly.
+PATIENCE = 10.0
+RETRY_EVERY = 0.2  # seconds
 PRESENCE_NAME = ".training"  # locked while a process trains into the folder
 FAILURE_NAME = "failed.txt"  # why a run of a sweep failed
+PEER_ENDED = "another process of this run has ended"  # said by a process that ends only because another did
 DONE, GOING_ON, FAILED, STOPPED = "done", "going on", "failed", "stopped"
 
 
@@ -108,10 +111,13 @@ def occupying(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / PRESENCE_NAME).open("ab") as presence:
-        if not _lock(presence):
-            time.sleep(PATIENCE)
-        if not _lock(presence):
-            raise ValueError(f"another process trains into {folder}: wait for it, or give another output=")
+        end = time.monotonic() + PATIENCE
+        while not _lock(presence):
+            if time.monotonic() > end:
+                raise ValueError(
+                    f"another process trains into {folder}: wait for it, or give another output="
+                )
+            time.sleep(RETRY_EVERY)
         yield
 
 

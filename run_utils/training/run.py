@@ -13,14 +13,14 @@ from config.schema import TrainingRun
 from dataloader.memory import keep_freed_memory
 from run_utils.build import build_training
 from run_utils.devices import resolve_device
-from run_utils.distributed import World, start_world
+from run_utils.distributed import start_world
 from run_utils.entry import save_settings
 from run_utils.provenance import write_provenance
 from run_utils.training.checkpoints import STATE_NAME
 from run_utils.training.contact_sheet import write_contact_sheet
 from run_utils.training.hparams import write_hparams
 from run_utils.training.parts import TrainingParts
-from run_utils.training.record import name_scores, occupying, read_scores
+from run_utils.training.record import FAILURE_NAME, name_scores, occupying, read_scores
 from run_utils.training.run_folder import TENSORBOARD_DIR
 from run_utils.training.trainer import Trainer
 
@@ -39,21 +39,21 @@ def train(run: TrainingRun) -> None:
         ConnectionError: where one of several processes is lost.
         ValueError: where another run trains into the same folder.
     """
-    with (
-        start_world(resolve_device(run.device)) as world,
-        occupying(Path(run.output)) if world.is_main else contextlib.nullcontext(),
-    ):
-        _train(run, world)
-
-
-def _train(run: TrainingRun, world: World) -> None:
-    output_dir = Path(run.output)
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = (
         True  # patches are of one size: the fastest convolutions are worth finding
     )
     keep_freed_memory()
-    parts = build_training(run, world)
+    with start_world(resolve_device(run.device)) as world:
+        parts = build_training(run, world)  # first: what is refused leaves no folder
+        with occupying(Path(run.output)) if world.is_main else contextlib.nullcontext():
+            _train(parts, run)
+
+
+def _train(parts: TrainingParts, run: TrainingRun) -> None:
+    world, output_dir = parts.world, Path(run.output)
+    if world.is_main:
+        (output_dir / FAILURE_NAME).unlink(missing_ok=True)  # of an earlier attempt
     if run.view:
         if world.is_main:
             view(parts, run)

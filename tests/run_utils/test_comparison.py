@@ -113,6 +113,14 @@ def test_seeds_of_one_setting_are_summed_up(sweep: Path) -> None:
     assert line[1:] == ["2", f"{np.mean(scores):.4f}", f"{np.std(scores, ddof=1):.4f}"]
 
 
+def test_runs_of_one_seed_count_once_and_what_changes_no_weights_parts_no_group(tmp_path: Path) -> None:
+    for name, seed, device, pq in (("a", 1, "cpu", 0.6), ("b", 1, "cuda", 0.6), ("c", 2, "cuda", 0.4)):
+        write_run(tmp_path / name, {"1": pq}, seed=seed, device=device, profile=name == "a")
+    _, _, below = compare_runs(CompareSettings(str(tmp_path))).partition("standard deviation\n")
+    assert below.splitlines()[1].split() == ["2", "0.5000", f"{math.sqrt(0.02):.4f}"]
+    assert below.splitlines()[2] == ""
+
+
 def test_a_setting_called_as_a_column_keeps_its_full_name(tmp_path: Path) -> None:
     for name in "ab":
         write_run(tmp_path / name, {"1": 0.5}, seed=1, data={"patches": f"stores/{name}"})

@@ -19,6 +19,13 @@ from run_utils.settings_help import describe_settings
 from run_utils.sweeps import launcher_options, name_run, run_apart
 from tests.conftest import ROOT
 
+# What torchrun's survivor and torchrun itself say last.
+SURVIVOR = """train.py: process 0 of 2: another process of this run has ended (lost); start
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+=======
+  traceback : To enable traceback
+======="""
+
 
 def test_a_run_is_named_by_the_ends_of_the_names_that_differ() -> None:
     assert name_run({"seed": "1", "train.phases.0.learning_rate": "0.0003"}) == "seed=1,learning_rate=0.0003"
@@ -41,6 +48,13 @@ def test_names_of_runs_are_safe_short_and_differ() -> None:
         ("raise KeyError('bug')", "KeyError: 'bug'"),
         ("raise SystemExit(3)", "exit status 3"),
         ("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL, as where memory runs out"),
+        (f"raise SystemExit('train.py: a=1 must be 2\\n' + {SURVIVOR!r})", "a=1 must be 2"),
+        (f"raise SystemExit('[rank1]: KeyError: 1\\n' + {SURVIVOR!r})", "KeyError: 1"),
+        (f"raise SystemExit({SURVIVOR!r}.replace('To enable', 'Signal 9'))", "Signal 9 traceback"),
+        (
+            f"raise SystemExit({SURVIVOR!r})",
+            "process 0 of 2: another process of this run has ended (lost); start",
+        ),
     ],
 )
 def test_a_process_says_why_it_failed(program: str, reason: str) -> None:
@@ -141,6 +155,28 @@ def test_options_of_hydra_may_stand_before_settings(
         run_command("compare", lambda settings: pytest.fail("ran"))
     assert stop.value.code == 0
     assert {"runs: a, b", "seed: 4"} <= set(capsys.readouterr().out.splitlines())
+
+
+def test_the_runs_of_a_sweep_get_the_options_of_hydra_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = tmp_path / "mine" / "experiment"
+    experiment.mkdir(parents=True)
+    (experiment / "own.yaml").write_text("# @package _global_\nseed: 41\ndata:\n  patches: p\n")
+    script = tmp_path / "train.py"
+    script.write_text(
+        "from pathlib import Path; from run_utils.entry import run_command\n"
+        "run_command('train', lambda run: Path(run.output).with_suffix('.seed').write_text(str(run.seed)) and None)"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(
+        sys, "argv",
+        [str(script), "--config-dir", str(tmp_path / "mine"), "-m", "experiment=own", f"output={tmp_path / 'a'}"],
+    )  # fmt: skip
+    with pytest.raises(SystemExit) as stop:
+        run_command("train", lambda settings: pytest.fail("ran here"))
+    assert stop.value.code == 0
+    assert (tmp_path / "a.seed").read_text() == "41"
 
 
 def test_help_lists_what_a_sweep_is_launched_with() -> None:
