@@ -30,7 +30,8 @@ NUM_BLOCKS = 64  # of them that are kept meanwhile: 16 MiB
 VERSIONS = ("ETag", "etag", "md5Hash", "Last-Modified", "LastModified", "last_modified", "mtime", "created")
 TIMES = ("mtime", "LastModified", "created")
 # Kinds with folders, which have to be made, and with files that are half there while they are written.
-WITH_FOLDERS = {"file", "local", "sftp", "ssh", "smb", "hdfs", "webhdfs", "arrow_hdfs"}
+LOCAL = {"file", "local"}
+WITH_FOLDERS = {*LOCAL, "sftp", "ssh", "smb", "hdfs", "webhdfs", "arrow_hdfs"}
 NO_RETRY = (
     FileNotFoundError,
     FileExistsError,
@@ -223,7 +224,7 @@ class Address:
     def create(self, data: bytes) -> None:
         """Write a small file; raise `FileExistsError` where there is one, on kinds of places that can tell."""
         self._make_folder()
-        if self._has_folders:
+        if self._is_of(LOCAL):  # fsspec would look first, and write then
             with self._call("open", self._path, "xb", verb="written") as file:
                 file.write(data)
         else:
@@ -268,8 +269,11 @@ class Address:
 
     @property
     def _has_folders(self) -> bool:
-        kinds = self._system.protocol
-        return not WITH_FOLDERS.isdisjoint([kinds] if isinstance(kinds, str) else kinds)
+        return self._is_of(WITH_FOLDERS)
+
+    def _is_of(self, kinds: set[str]) -> bool:
+        own = self._system.protocol
+        return not kinds.isdisjoint([own] if isinstance(own, str) else own)
 
     def _make_folder(self) -> None:
         if self._has_folders:  # elsewhere none is needed, and s3fs would make a bucket
