@@ -20,6 +20,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from run_utils.training.record import PEER_ENDED
+
 logger = logging.getLogger(__name__)
 
 # What a process may be late for a meeting with the others: by an image to validate, the page of scores, a compilation.
@@ -38,7 +40,8 @@ class World:
     """The processes of a run, seen from one of them.
 
     Attributes:
-        rank: number of this one, from 0; 0 alone writes files and speaks.
+        rank: number of this one, from 0; 0 alone writes files and tells of progress. An error is told by each that
+            meets it, since it may be one's alone.
         size: how many there are.
         local_rank: number of this one among those of its machine, from 0; the GPU of that number is its own.
         local_size: how many its machine has.
@@ -51,7 +54,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """Whether this process writes files and tells of progress."""
         return self.rank == 0
 
     @property
@@ -119,17 +122,25 @@ class World:
         for tensor in (*module.parameters(), *module.buffers()) if self.is_shared else ():
             dist.broadcast(tensor.detach(), src=0)
 
-    def share_gradients(self, network: nn.Module) -> nn.Module:
+    def share_gradients(self, network: nn.Module, *, has_own_statistics: bool) -> nn.Module:
         """Return what runs a network so that its gradients become their mean over processes, within backward.
 
-        Weights that need no gradients now get none later. Statistics that differ, of batch norms that see a share of
-        the batch, become the main process's.
+        Weights that need no gradients now get none later.
+
+        Args:
+            network: that all processes hold alike.
+            has_own_statistics: whether batch norms see a share of the batch: their statistics, which differ then,
+                become the main process's.
         """
         if not self.is_shared:
             return network
         device = next(network.parameters()).device
         device_ids = [device] if device.type == "cuda" else None
-        return DistributedDataParallel(network, device_ids=device_ids, gradient_as_bucket_view=True)
+        parallel = DistributedDataParallel(network, device_ids=device_ids, gradient_as_bucket_view=True)
+        parallel.broadcast_buffers = (
+            has_own_statistics  # here, since versions of torch call the argument differently
+        )
+        return parallel
 
 
 ALONE = World()
@@ -173,7 +184,7 @@ def start_world(device: torch.device) -> Iterator[World]:
         device: of the run; GPUs talk by NCCL, CPUs by gloo.
 
     Raises:
-        ConnectionError: where another process is lost; the run is to be started again.
+        ConnectionError: where the others cannot be reached, or one is lost; the run is to be started again.
     """
     world = read_world(os.environ)
     if not world.is_shared:
@@ -186,19 +197,33 @@ def start_world(device: torch.device) -> Iterator[World]:
     if not world.is_main:
         logging.disable(logging.WARNING)
     try:
-        dist.init_process_group(BACKENDS[own.type], timeout=TIMEOUT)
+        _join(world, own)
         yield world
+        world.meet()  # who leaves first would break the connection through which others still read
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or any(word in str(error) for word in LOST_WORDS):
             _give_up(world, _shorten(error), error)
         raise
     else:
-        world.meet()  # who leaves first would break the connection through which others still read
         dist.destroy_process_group()  # not after an error: it could wait for who is lost
     finally:
         logging.disable(logging.NOTSET)
         if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
             signal.signal(signal.SIGTERM, before)
+
+
+def _join(world: World, device: torch.device) -> None:
+    """Connect this process with the others, and its GPU with theirs, which NCCL does when they first talk."""
+    try:
+        dist.init_process_group(BACKENDS[device.type], timeout=TIMEOUT)
+        if device.type == "cuda":
+            dist.all_reduce(torch.zeros(1, device=device))
+    except (RuntimeError, ValueError) as error:
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ.get('MASTER_PORT')}"
+        raise ConnectionError(
+            f"process {world.rank} of {world.size} could not join {where} within {TIMEOUT.total_seconds() / 60:g} "
+            f"minutes ({_shorten(error)}): check --rdzv-endpoint and the firewall"
+        ) from error
 
 
 def read_world(environment: Mapping[str, str]) -> World:
@@ -214,7 +239,7 @@ def read_world(environment: Mapping[str, str]) -> World:
     )
 
 
-def _shorten(error: RuntimeError) -> str:
+def _shorten(error: Exception) -> str:
     """Return the first sentence of an error of gloo or NCCL, without the place in their source."""
     return re.sub(r"^\[\S+:\d+\] ", "", str(error)).splitlines()[0].split(". ")[0]
 
@@ -225,6 +250,6 @@ def _give_up(world: World, reason: str, cause: Exception | None = None) -> NoRet
     if world.local_rank >= NUM_SPEAKERS:
         raise SystemExit(1) from cause
     raise ConnectionError(
-        f"process {world.rank} of {world.size}: another process of this run has ended ({reason}); start the same "
+        f"process {world.rank} of {world.size}: {PEER_ENDED} ({reason}); start the same "
         "command again, with as many processes as there are, to go on from the last saved state"
     ) from cause

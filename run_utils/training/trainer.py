@@ -297,7 +297,8 @@ class Trainer:
 
     def _share_gradients(self) -> tuple[nn.Module, Forward]:
         """Return what sums up the gradients of the processes, of weights that the phase trains, and how to call it."""
-        parallel = self.world.share_gradients(self.network)
+        has_own_statistics = not self.settings.sync_batch_norm
+        parallel = self.world.share_gradients(self.network, has_own_statistics=has_own_statistics)
         return parallel, make_forward(self.network, self.settings, parallel)
 
     def _batches_per_epoch(self, batch_size: int) -> int:

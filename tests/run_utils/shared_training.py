@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,7 +40,9 @@ ONE_STEP = [
 STEPS = {
     "one batch": ["train.class_weights=[0,1,2,1,3]"],
     "two batches": ["train.accumulate=2", "train.focal_gamma=2", "train.checkpoint_gradients=true"],
-    "frozen encoder": ["train.phases=[{epochs: 1, batch_size: 3, freeze_encoder: true}]"],
+    "frozen encoder": [
+        "train.phases=[{epochs: 1, batch_size: 3, freeze_encoder: true}, {epochs: 1, batch_size: 3}]"
+    ],  # thawed in the second phase, of which are the gradients
     "own statistics": ["train.sync_batch_norm=false"],
 }
 TRAINING = [
@@ -48,7 +52,7 @@ TRAINING = [
 
 
 def take_step(name: str, patches: Path, folder: Path, world: World = ALONE) -> dict[str, Any]:
-    """Return gradients, mean losses and batch-norm statistics at the end of one step; no weight moves.
+    """Return gradients, mean losses and batch-norm statistics at the end of the last step; no weight moves.
 
     In double precision: in single, a ReLU's input that another order of sums carries across 0 is seen in gradients.
     """
@@ -67,6 +71,7 @@ def take_step(name: str, patches: Path, folder: Path, world: World = ALONE) -> d
         found["gradients"] = {key: weight.grad.clone() for key, weight in weights if weight.grad is not None}
         found["losses"] = trainer.losses.means()
         found["statistics"] = {key: values.clone() for key, values in trainer.network.named_buffers()}
+        trainer.optimizer.zero_grad(set_to_none=True)
         trainer.progress.step += 1
 
     trainer._step = keep_gradients  # type: ignore[method-assign]
@@ -99,6 +104,13 @@ def validate(world: World = ALONE) -> dict[str, Any] | None:
     return {"scores": report.scores, "evaluation": report.evaluation.to_dict(), "shown": shown}
 
 
+def find_free_port() -> int:
+    """Return a port of this machine that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return int(free.getsockname()[1])
+
+
 def main() -> None:
     """Take the steps and validate in every process, write what each found, then train on until something happens."""
     torch.set_num_threads(1)
@@ -109,6 +121,9 @@ def main() -> None:
         report = validate(world)
         if report is not None:
             torch.save(report, folder / f"validation.{world.rank}.pt")
+        port = world.broadcast(find_free_port())
+    # They meet anew elsewhere: torchrun's store still holds where they were found the first time.
+    os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "False", "MASTER_PORT": str(port)}
     sys.argv[1:] = [*TRAINING, f"data.patches={patches}", f"output={folder / 'broken'}"]
     run_command("train", run_train.main)
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from dataloader.colour import ColourAugment
 from dataloader.stain import HedJitter
 from models.hovernet.checkpoint import load_checkpoint, save_checkpoint
 from run_utils.build import build_training
-from run_utils.distributed import ALONE, World, read_world
+from run_utils.distributed import ALONE, World, read_world, start_world
 from run_utils.training.checkpoints import LAST_NAME, STATE_NAME
 from run_utils.training.run import train
 from run_utils.training.trainer import Trainer
@@ -156,3 +157,22 @@ def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.Monke
     ):
         with pytest.raises(ValueError, match="needs a GPU of its own; set device=cuda and torchrun"):
             world.place(device)
+
+
+def test_a_process_that_cannot_reach_the_others_names_their_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = str(shared_training.find_free_port())
+    said = {
+        "RANK": "1",
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("run_utils.distributed.TIMEOUT", timedelta(seconds=0.6))
+    message = (
+        rf"could not join 127\.0\.0\.1:{port} within 0\.01 minutes \(.*timed out.*\): check --rdzv-endpoint"
+    )
+    with pytest.raises(ConnectionError, match=message), start_world(torch.device("cpu")):
+        pytest.fail("joined nobody")
