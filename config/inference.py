@@ -113,6 +113,7 @@ class InferSettings:
         check_choice("decoder", self.decoder, ("auto", "cpu", "device"))
         check_choice("reader", self.reader, ("auto", "image", "tiff", "openslide", "cucim"))
         check_positive(region_size=self.region_size, mask_pixel_limit=self.mask_pixel_limit)
+        self.launch.check_device(self.device)
         if self.tta != "none" and (self.decoder == "device" or self.maps == "small"):
             raise ValueError(
                 f"decoder={self.decoder} maps={self.maps} contradict tta={self.tta}, whose views are averaged on the "

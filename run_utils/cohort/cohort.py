@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import logging
+import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -14,17 +16,19 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from config.schema import InferSettings
 from dataloader.address import Address, locate
+from dataloader.redaction import MARK
 from run_utils.cohort.agreement import Agreement
-from run_utils.cohort.claims import Claims
+from run_utils.cohort.claims import FOLDER_NAME, read_jobs, remove_claims
 from run_utils.cohort.costs import estimate_costs
 from run_utils.cohort.folder import holding, meeting_dir
+from run_utils.files import is_file
 from run_utils.inference.manifest import Manifest, identify
 from run_utils.inference.status import DONE, FAILED, SKIPPED, SlideStatus, summarise
 
 logger = logging.getLogger(__name__)
 
 LAUNCHERS = {"ray": ("ray_cohort", "run_on_ray"), "slurm": ("slurm_cohort", "run_on_slurm")}
-MOST_LISTED = 100  # slides that the summary lists one by one; of more, only those that are not done
+ENDING_S = 40.0  # that cancelled jobs are given to end: Slurm kills them after half a minute
 
 
 def infer_cohort(settings: InferSettings, files: Mapping[str, Path | Address]) -> int:
@@ -38,7 +42,8 @@ def infer_cohort(settings: InferSettings, files: Mapping[str, Path | Address]) -
         0 where no slide failed, else 1.
 
     Raises:
-        ValueError: another cohort run holds the output folder, or no worker can start.
+        ValueError: another cohort run holds the output folder, jobs of an earlier one are at work there, or no worker
+            can start.
     """
     if settings.profile:
         raise ValueError(
@@ -46,10 +51,12 @@ def infer_cohort(settings: InferSettings, files: Mapping[str, Path | Address]) -
         )
     module, function = LAUNCHERS[settings.launch.kind]
     launch = getattr(importlib.import_module(f"run_utils.cohort.{module}"), function)
+    settings = resolve(settings)
+    files = {name: path.absolute() if isinstance(path, Path) else path for name, path in files.items()}
     folder = meeting_dir(settings)
     with holding(folder):
-        manifest = Manifest(locate(settings.output), settings)
         _forget_last_run(folder)
+        manifest = Manifest(locate(settings.output), settings)
         costs = estimate_costs(files, settings.reader)
         statuses: list[SlideStatus] = []
         try:
@@ -64,12 +71,40 @@ def infer_cohort(settings: InferSettings, files: Mapping[str, Path | Address]) -
     return int(len(statuses) < len(files) or any(status.status == FAILED for status in statuses))
 
 
+def resolve(settings: InferSettings) -> InferSettings:
+    """Return settings that mean the same in every folder: absolute paths; and no GPU where none would be used."""
+    names = [name for name in ("mask", "regions", "stain") if is_file(getattr(settings, name))]
+    if settings.mask and Path(settings.mask).is_dir():
+        names.append("mask")
+    texts = {name: str(getattr(settings, name)) for name in ("input", "output", "checkpoint", *names)}
+    absolute = {name: text if MARK in text else str(Path(text).absolute()) for name, text in texts.items()}
+    launch = settings.launch
+    if launch.gpus < 0 and (settings.device == "cpu" or settings.predictor == "triton"):
+        launch = replace(launch, gpus=0.0)
+    return replace(settings, launch=launch, **absolute)  # type: ignore[arg-type]
+
+
 def _forget_last_run(folder: Path) -> None:
-    """Remove what the workers of a run before this one agreed on, unless some of them are still at work."""
+    """Remove what the workers of a run before this one agreed on, and the claims of its jobs.
+
+    Raises:
+        ValueError: such jobs are at work: they would go on with the settings of that run.
+    """
     agreement = Agreement(folder)
-    if agreement.forget():
-        Claims(folder).remove()
+    has_claims = (folder / FOLDER_NAME).exists()
+    deadline = time.monotonic() + ENDING_S
+    while not (is_forgotten := agreement.forget()) and has_claims and time.monotonic() < deadline:
+        logger.info("waits for jobs of an earlier run to end")
+        time.sleep(ENDING_S / 10)
     agreement.close()
+    if is_forgotten:
+        remove_claims(folder)
+    elif has_claims:
+        jobs = " ".join(dict.fromkeys(job.partition("_")[0] for job in read_jobs(folder)))
+        raise ValueError(
+            f"jobs of an earlier run are at work in output={folder}: let them end, or cancel them (scancel {jobs}), "
+            "and start the same command again"
+        )
 
 
 def _show(ends: Generator[SlideStatus, None, None], costs: Mapping[str, float]) -> Iterator[SlideStatus]:
@@ -98,6 +133,5 @@ def _summarise(statuses: list[SlideStatus], num_slides: int) -> str:
     counts = Counter(status.status for status in statuses)
     num_nuclei = sum(status.num_nuclei for status in statuses)
     listed = ", ".join(f"{counts[kind]} {kind}" for kind in (DONE, SKIPPED, FAILED))
-    rows = statuses if num_slides <= MOST_LISTED else [one for one in statuses if one.status != DONE]
-    table = [summarise(sorted(rows, key=lambda one: one.name))] if rows else []
-    return "\n".join([*table, f"{listed} of {num_slides} slides; {num_nuclei:,} nuclei in those done"])
+    table = summarise(sorted(statuses, key=lambda one: one.name))
+    return f"{table}\n{listed} of {num_slides} slides; {num_nuclei:,} nuclei in those done"

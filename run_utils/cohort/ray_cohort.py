@@ -177,6 +177,7 @@ class _Cohort:
             status = SlideStatus(name, FAILED, str(_cause(error)))
             self._idle.append(worker)
         except RayError as error:
+            self._dismiss_idle()
             return self._lose(name, _describe(error))
         if status.status != FAILED:
             self._schedule.end(name)
@@ -185,6 +186,12 @@ class _Cohort:
             logger.warning("%s: is tried again later", name)
             return None
         return status
+
+    def _dismiss_idle(self) -> None:
+        """End workers that have no slide: one gone with the same machine would seem lost in the middle of it."""
+        for worker in self._idle:
+            ray.kill(worker)
+        self._idle.clear()
 
     def _lose(self, name: str, why: str) -> SlideStatus | None:
         is_left = self._schedule.lose(name)

@@ -6,14 +6,14 @@ import logging
 import os
 import re
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from math import ceil
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from config.schema import InferSettings
 from dataloader.address import Address, locate
-from run_utils.cohort.claims import Claims
+from run_utils.cohort.claims import Claim, Claims, remove_claims
 from run_utils.cohort.folder import meeting_dir
 from run_utils.cohort.schedule import MOST_LOSSES
 from run_utils.inference.status import FAILED, SlideStatus
@@ -47,32 +47,36 @@ def run_on_slurm(
         costs: of each slide, in any one unit.
 
     Raises:
-        ValueError: no job did anything, or there is no Slurm here.
+        ValueError: no job did anything, there is no Slurm here, or it refuses the jobs.
     """
     ordered = {name: files[name] for name in sorted(files, key=lambda name: -costs[name])}
     folder = meeting_dir(settings)
     claims, left, num_events = Claims(folder), set(files), -1
     while left and claims.count_events() > num_events:  # where jobs were lost, others go on
         num_events = claims.count_events()
-        jobs = _submit(settings, ordered)
-        for _ in _wait(jobs):
-            ends = [end for name in sorted(left) if (end := claims.read_end(name)) is not None]
-            left -= {end.name for end in ends}
-            yield from ends
+        jobs = _submit(settings, Job(settings, ordered, claims.run))
+        claims.add_jobs([job.job_id for job in jobs])
+        with closing(_wait(jobs)) as moments:
+            for _ in moments:
+                ends = claims.read_ends(left)
+                left -= {end.name for end in ends}
+                yield from ends
+                if not left:  # what is queued still is not waited for
+                    break
         if not claims.count_events():
             raise ValueError(f"no job did anything; see {folder / JOBS_DIR}: {_describe(jobs)}")
     yield from (SlideStatus(name, FAILED, LOST) for name in sorted(left))
-    claims.remove()
+    remove_claims(folder)
 
 
-def _submit(settings: InferSettings, files: Mapping[str, Path | Address]) -> list[Any]:
+def _submit(settings: InferSettings, job: Job) -> list[Any]:
     launch = settings.launch
-    gpus = launch.gpus if launch.gpus >= 0 else float(settings.device != "cpu")
+    gpus = int(launch.gpus) if launch.gpus >= 0 else 1
     asked: dict[str, Any] = {
         "name": "nuclei",
         "timeout_min": launch.minutes,
         "cpus_per_task": launch.cpus or None,
-        "gpus_per_node": ceil(gpus) or None,
+        "gpus_per_node": gpus or None,
         "mem_gb": launch.memory_gb or None,
         "slurm_partition": launch.partition or None,
     }
@@ -83,14 +87,24 @@ def _submit(settings: InferSettings, files: Mapping[str, Path | Address]) -> lis
         raise ValueError(f"launch=slurm finds no Slurm here: {error}; run it on a login node") from error
     executor.update_parameters(**{name: value for name, value in asked.items() if value is not None})
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    with executor.batch():  # one array of jobs
-        jobs = [executor.submit(Job(settings, files)) for _ in range(max(launch.workers, 1))]
+    try:
+        with executor.batch():  # one array of jobs
+            jobs = [executor.submit(job) for _ in range(max(launch.workers, 1))]
+    except submitit.core.utils.FailedJobError as error:  # what sbatch said
+        said = " ".join(str(error).split())
+        raise ValueError(
+            f"Slurm refuses the jobs ({said}); check launch.partition={launch.partition} launch.gpus={gpus} "
+            f"launch.cpus={launch.cpus} launch.memory_gb={launch.memory_gb} launch.minutes={launch.minutes}"
+        ) from error
     logger.info("jobs %s; what they say is in %s", ", ".join(job.job_id for job in jobs), executor.folder)
     return jobs
 
 
-def _wait(jobs: Sequence[Any]) -> Iterator[None]:
-    """Give the moments at which it is worth looking at what jobs have done, the last one after all have ended."""
+def _wait(jobs: Sequence[Any]) -> Generator[None, None, None]:
+    """Give the moments at which it is worth looking at what jobs have done, the last one after all have ended.
+
+    Where it is closed before, it cancels those that are left.
+    """
     pause = SHORTEST_PAUSE_S
     try:
         while not all(job.done() for job in jobs):
@@ -100,7 +114,7 @@ def _wait(jobs: Sequence[Any]) -> Iterator[None]:
     finally:
         for job in jobs:
             if not job.done():
-                job.cancel()
+                job.cancel(check=False)  # it may just have ended
     yield
 
 
@@ -117,14 +131,20 @@ class Job:
     Args:
         settings: of the run.
         files: slides by name, the largest first.
+        run: name of the claims; where a later run has begun, there are none, and nothing is left to do.
     """
 
-    def __init__(self, settings: InferSettings, files: Mapping[str, Path | Address]) -> None:
+    def __init__(self, settings: InferSettings, files: Mapping[str, Path | Address], run: str) -> None:
         self._settings = settings
         self._files = files
+        self._run = run
+        self._claim: Claim | None = None
 
     def __call__(self) -> None:
         """Do what nobody has, until nothing is left."""
+        self._claims = Claims(meeting_dir(self._settings), self._run)
+        if not (left := self._find_left()):
+            return
         cpus = self._settings.launch.cpus
         if cpus:
             os.environ["OMP_NUM_THREADS"] = str(cpus)  # before torch is imported
@@ -136,20 +156,29 @@ class Job:
         ):  # jobs go on where the run that sent them is killed
             self._worker = Worker(self._settings, cpus)
             self._worker.start()
-            self._claims = Claims(meeting_dir(self._settings))
-            left = list(self._files)
             while left:
                 left = [name for name in left if self._is_left(name)]
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """Return what to queue again: the journals know how far the slides are."""
-        return submitit.helpers.DelayedSubmission(Job(self._settings, self._files))
+        """Return what to queue again: the journals know how far the slides are, and no worker was lost."""
+        if self._claim is not None:
+            self._claim.pause()
+        return submitit.helpers.DelayedSubmission(Job(self._settings, self._files, self._run))
+
+    def _find_left(self) -> list[str]:
+        """Return the slides that are not over; none where a later run has begun."""
+        try:
+            over = {end.name for end in self._claims.read_ends(self._files)}
+        except FileNotFoundError:
+            return []
+        return [name for name in self._files if name not in over]
 
     def _is_left(self, name: str) -> bool:
         """Do a slide unless another job has it; return whether this one is to try it once more."""
         with self._claims.take(name) as claim:
             if claim is None or claim.is_over or claim.losses >= MOST_LOSSES:
                 return False
+            self._claim = claim
             claim.start()
             status = self._worker.run(name, self._files[name])
             if status.status == FAILED:

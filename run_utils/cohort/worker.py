@@ -19,8 +19,8 @@ from run_utils.devices import CPUS_VARIABLE
 from run_utils.entry import DATE_FORMAT, LOG_FORMAT
 from run_utils.inference.manifest import Manifest
 from run_utils.inference.monitor import Monitor
-from run_utils.inference.slide_run import IS_BUSY, SlideRunner
-from run_utils.inference.status import SlideStatus
+from run_utils.inference.slide_run import SlideRunner
+from run_utils.inference.status import FAILED, IS_BUSY, SlideStatus
 from run_utils.stain import choose_normalizer
 
 PATIENCE_S = 120.0  # for a slide that is held: a file server keeps the locks of a lost machine about so long
@@ -57,12 +57,14 @@ class Worker:
         return os.getpid()
 
     def run(self, name: str, path: Path | Address) -> SlideStatus:
-        """Do one slide, going on where another worker stopped; a slide that is held is waited for a while."""
+        """Do one slide, going on where another worker stopped; one that is held for too long counts as failed."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
             status = self._runner.run(name, path)
-            if status.reason != IS_BUSY or time.monotonic() > deadline:
+            if status.reason != IS_BUSY:
                 return status
+            if time.monotonic() > deadline:
+                return SlideStatus(name, FAILED, IS_BUSY, seconds=status.seconds)
             time.sleep(PAUSE_S)
 
 

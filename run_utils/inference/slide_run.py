@@ -26,7 +26,7 @@ from run_utils.inference.output_folder import Outputs
 from run_utils.inference.plan import Plan
 from run_utils.inference.predictors import Predictor, normalise_stain
 from run_utils.inference.slide_stream import stream_slide
-from run_utils.inference.status import DONE, FAILED, SKIPPED, SlideStatus
+from run_utils.inference.status import DONE, FAILED, IS_BUSY, SKIPPED, SlideStatus
 from run_utils.inputs import SLIDE_PIXELS, is_slide
 from run_utils.outputs import WRITERS, SlideResult
 from run_utils.outputs.colours import name_types
@@ -38,7 +38,6 @@ MPP_TOLERANCE = 0.05  # an image whose µm/px is this close to the network's is 
 WHOLE_PIXELS = 2**28  # working px that outputs which hold a whole image take: 16,384², a GiB of label map
 NO_TISSUE = "no tissue was found in it; give mask= an image of your own, or tissue=false to look everywhere"
 NOTHING_CHOSEN = "mask= marks nothing in it; mark where to look with values above 0"
-IS_BUSY = "another run is working on it"
 IS_DONE = "its outputs are there; overwrite=true predicts it anew"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from tabulate import tabulate
 
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
+IS_BUSY = "another run is working on it"
+MOST_LISTED = 50  # slides that a table has a line for each of; of more, those that failed or were busy
 
 
 @dataclass
@@ -41,12 +44,17 @@ class SlideStatus:
 
 
 def summarise(statuses: Sequence[SlideStatus]) -> str:
-    """Return a table with a line for each slide, and why those that were not done were not."""
+    """Return a table with a line for each slide, and why those that were not done were not; of many, only the bad."""
+    rest: Counter[str] = Counter()
+    if len(statuses) > MOST_LISTED:
+        good = [one for one in statuses if one.status != FAILED and one.reason != IS_BUSY]
+        rest.update(": ".join(filter(None, (one.status, one.reason))) for one in good)
+        statuses = [one for one in statuses if one.status == FAILED or one.reason == IS_BUSY]
     kinds = list(dict.fromkeys(kind for status in statuses for kind in status.per_type))
     headings = ["slide", "status", "nuclei", *kinds, "mm²", "seconds", "Mpx/s"]
     table = tabulate([list(_row(status, kinds)) for status in statuses], headings, floatfmt=".2f")
     reasons = [f"{s.name}: {s.status}: {s.reason}" for s in statuses if s.reason]
-    return "\n".join([table, *reasons])
+    return "\n".join([*[table] * bool(statuses), *reasons, *(f"{rest[kind]} slides {kind}" for kind in rest)])
 
 
 def _row(status: SlideStatus, kinds: Sequence[str]) -> Iterator[object]:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
+import submitit
 from PIL import Image
 
 from config.launch import LaunchSettings
 from config.schema import InferSettings
 from run_utils.build_inference import build_predictor
 from run_utils.cohort.agreement import Agreement
-from run_utils.cohort.claims import Claims
-from run_utils.cohort.cohort import infer_cohort
+from run_utils.cohort.claims import Claims, remove_claims
+from run_utils.cohort.cohort import infer_cohort, resolve
 from run_utils.cohort.costs import estimate_costs
 from run_utils.cohort.share import Share, share_nodes
+from run_utils.cohort.slurm_cohort import Job, _wait
 from run_utils.cohort.worker import Worker
 from run_utils.devices import usable_cpus
-from run_utils.inference.status import DONE, SlideStatus
+from run_utils.inference.journal import hold_journal
+from run_utils.inference.output_folder import UNFINISHED
+from run_utils.inference.status import DONE, FAILED, IS_BUSY, SKIPPED, SlideStatus, summarise
 
 
 @pytest.mark.parametrize(
@@ -64,16 +69,20 @@ def test_a_claim_is_held_by_one_and_remembers_what_became_of_others(tmp_path: Pa
         claim.start()
         claim.fail()
         claim.start()  # and lost
-    assert claims.read_end("a.s") is None
+    assert claims.read_ends(["a.s", "b"]) == []
     with claims.take("a.s") as claim:
         assert (claim.failures, claim.losses, claim.is_over) == (1, 1, False)
         claim.start()
         claim.end(status)
+        claim.pause()  # too late to matter
     with claims.take("a.s") as claim:
         assert claim.is_over
-    assert claims.read_end("a.s") == status
-    assert claims.read_end("b") is None
-    claims.remove()
+    assert claims.read_ends(["a.s", "b"]) == [status]
+    assert Claims(tmp_path, claims.run).read_ends(["a.s"]) == [status]
+    assert Claims(tmp_path).read_ends(["a.s"]) == []  # of another run
+    remove_claims(tmp_path)
+    with claims.take("a.s") as claim:
+        assert claim is None
     assert not list(tmp_path.iterdir())
 
 
@@ -142,3 +151,133 @@ def test_a_trace_of_several_processes_is_refused(chosen: InferSettings) -> None:
         ValueError, match=r"profile=true shows one process, not launch=slurm; set launch=local"
     ):
         infer_cohort(chosen, {})
+
+
+def test_paths_become_absolute_and_addresses_words_and_boxes_stay(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "target.json").touch()
+    given = InferSettings(
+        input="slides",
+        output="s3://bucket/run",
+        checkpoint="a/b.pt",
+        mask="masks",
+        regions="0,0,9,9",
+        stain="target.json",
+    )
+    found = resolve(given)
+    assert [found.input, found.checkpoint] == [f"{tmp_path}/slides", f"{tmp_path}/a/b.pt"]
+    assert [found.mask, found.stain] == [f"{tmp_path}/masks", f"{tmp_path}/target.json"]
+    assert [found.output, found.regions] == [given.output, given.regions]
+    assert resolve(found) == found
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpus"),
+    [
+        ({}, -1),
+        ({"device": "cpu"}, 0),
+        ({"predictor": "triton"}, 0),
+        ({"device": "cuda", "predictor": "triton"}, 0),
+    ],
+)
+def test_workers_that_compute_elsewhere_take_no_gpu(settings: dict, gpus: float) -> None:
+    assert resolve(InferSettings(**settings)).launch.gpus == gpus
+    one = LaunchSettings(kind="ray", gpus=1)
+    assert resolve(InferSettings(**settings, launch=one)).launch.gpus == 1
+
+
+@pytest.mark.parametrize(
+    ("launch", "device", "said"),
+    [
+        ({"kind": "ray", "gpus": -2}, "auto", "launch.gpus=-2 must be 0 or more"),
+        ({"kind": "ray", "gpus": 1.5}, "auto", "launch.gpus=1.5 must be .* whole above 1"),
+        ({"kind": "slurm", "gpus": 0.5}, "auto", "launch.gpus=0.5: a job of Slurm gets whole GPUs"),
+        ({"kind": "slurm"}, "cuda:1", "device=cuda:1 names devices of one machine, but launch=slurm"),
+        ({"kind": "ray", "gpus": 2}, "cuda:0,cuda:1", "or set launch.gpus=2 device=all"),
+        ({"kind": "ray"}, "all", "device=all names devices of one machine"),
+    ],
+)
+def test_gpus_that_workers_cannot_have_are_refused(launch: dict, device: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        InferSettings(launch=LaunchSettings(**launch), device=device)
+
+
+def test_workers_may_have_several_gpus_and_one_process_names_them() -> None:
+    assert InferSettings(launch=LaunchSettings(kind="ray", gpus=2), device="all").device == "all"
+    assert InferSettings(device="cuda:0,cuda:1").launch.kind == "local"
+
+
+def test_a_cohort_beside_jobs_of_an_earlier_run_is_refused(
+    chosen: InferSettings, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr("run_utils.cohort.cohort.ENDING_S", 0.0)
+    claims = Claims(tmp_path)
+    claims.add_jobs(["70_0", "70_1", "81"])
+    chosen.window = 352
+    job = Agreement(tmp_path)
+    job.make_plan(chosen, build_predictor(chosen))
+    with pytest.raises(ValueError, match=r"jobs of an earlier run are at work .*\(scancel 70 81\)"):
+        infer_cohort(chosen, {})
+    job.close()
+    assert claims.read_ends([]) == []  # still there for those that work
+
+
+def test_a_job_that_finds_nothing_left_loads_nothing(chosen: InferSettings, tmp_path: Path) -> None:
+    chosen.checkpoint = str(tmp_path / "none.pt")
+    claims = Claims(tmp_path)
+    with claims.take("a") as claim:
+        claim.end(SlideStatus("a", DONE))
+    Job(chosen, {"a": tmp_path}, claims.run)()
+    with pytest.raises(FileNotFoundError):
+        Job(chosen, {"a": tmp_path, "b": tmp_path}, claims.run)()
+    remove_claims(tmp_path)
+    Job(chosen, {"b": tmp_path}, claims.run)()  # was queued by a run that is over
+
+
+def test_a_time_limit_in_the_middle_of_a_slide_is_no_loss(chosen: InferSettings, tmp_path: Path) -> None:
+    claims = Claims(tmp_path)
+    job = Job(chosen, {"a": tmp_path}, claims.run)
+    job._claims = claims
+
+    class Stopped:
+        def run(self, name: str, path: Path) -> SlideStatus:
+            job.checkpoint()  # as submitit does when the signal comes
+            raise SystemExit(-1)
+
+    job._worker = Stopped()
+    with pytest.raises(SystemExit):
+        job._is_left("a")
+    with claims.take("a") as claim:
+        assert (claim.failures, claim.losses, claim.is_over) == (0, 0, False)
+
+
+def test_jobs_that_are_not_waited_for_are_cancelled(tmp_path: Path) -> None:
+    job = submitit.LocalExecutor(tmp_path).submit(time.sleep, 60)
+    moments = _wait([job])
+    next(moments)
+    moments.close()
+    assert job._process.wait(timeout=20) != 0
+
+
+def test_a_slide_that_another_run_holds_for_too_long_is_a_failure(
+    chosen: InferSettings, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr("run_utils.cohort.worker.PATIENCE_S", 0.0)
+    Image.new("RGB", (352, 352)).save(tmp_path / "image.png")
+    chosen.window = 352
+    worker = Worker(chosen)
+    worker.start()
+    with hold_journal(tmp_path / UNFINISHED / "image.journal"):
+        status = worker.run("image", tmp_path / "image.png")
+    assert (status.status, status.reason) == (FAILED, IS_BUSY)
+
+
+def test_of_many_slides_only_the_bad_are_listed() -> None:
+    statuses = [SlideStatus(f"good{number}", SKIPPED, "was there") for number in range(60)]
+    statuses += [SlideStatus("bad", FAILED, "broken"), SlideStatus("held", SKIPPED, IS_BUSY)]
+    told = summarise(statuses)
+    assert "bad: failed: broken" in told and f"held: skipped: {IS_BUSY}" in told
+    assert told.endswith("60 slides skipped: was there") and "good" not in told
+    assert summarise(statuses[:60]) == "60 slides skipped: was there"
+    assert "good7" in summarise(statuses[:9])
