@@ -25,7 +25,7 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 ALONE = (sys.executable, str(SCRIPT))
 SETTINGS = (
     "model=lite", "model.num_stages=2", "model.decoder_channels=[8]", "model.margin=0",
-    "augmentation=random_crop", "train.input_size=64", "train.precision=fp32", "train.num_workers=0",
+    "augmentation=random_crop", "train.input_size=64", "train.precision=fp32", "train.num_workers=1",
     "train.phases=[{epochs: 4, batch_size: 3, learning_rate: 0.001, schedule: cosine, warmup_steps: 3}]",
     "train.max_steps=4", "train.validate_every=2", "train.checkpoint_every=3", "train.ema_decay=0.9", "device=cpu",
 )  # fmt: skip
