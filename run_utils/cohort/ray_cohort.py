@@ -159,7 +159,7 @@ class _Cohort:
             logger.error("a worker cannot start, the others go on: %s", _cause(error))
         except RayError as error:
             self._lost_starts += 1
-            if self._lost_starts == MOST_LOST_STARTS and not self._tasks and not self._idle:
+            if self._lost_starts >= MOST_LOST_STARTS and not self._tasks and not self._idle:
                 raise ValueError(f"workers are lost as they start: {_describe(error)}") from error
             logger.warning("a worker was lost as it started: %s", _describe(error))
             if self._lost_starts < MOST_LOST_STARTS:

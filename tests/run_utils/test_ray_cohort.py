@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,15 +19,23 @@ import torch
 from benchmarks.fault_process import find_holder
 from config.launch import LaunchSettings
 from config.schema import InferSettings
+from run_utils.cohort.schedule import Schedule
+from run_utils.cohort.share import Share
 from run_utils.inference.batch_run import infer_all
 from run_utils.inference.output_folder import UNFINISHED
+from run_utils.inference.status import DONE, SlideStatus
 from tests.drawing import draw_pairs, paint_tissue
 from tests.run_utils.test_slide_run import SMALL, write_slide
 
 pytestmark = pytest.mark.ray
 SIDES = {"poison": 700, "middle": 400, "large": 900}  # px
 OUTPUTS = ["json", "npy"]
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",
+    "PYTHONPATH": str(Path(__file__).parents[2]),  # which Ray takes from a script, but not from pytest
+}
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +157,9 @@ def test_whatever_is_killed_the_outputs_become_those_of_one_process(
     cluster, slides: Path, checkpoint: Path, undisturbed: Path, tmp_path: Path, monkeypatch, caplog, capsys
 ) -> None:
     monkeypatch.setattr("run_utils.cohort.schedule.MOST_LOSSES", 2)
-    chosen = settings(slides, checkpoint, tmp_path, kind="ray", address=cluster.address)
+    monkeypatch.chdir(tmp_path)  # not where the nodes were started
+    places = (Path(os.path.relpath(place)) for place in (slides, checkpoint, tmp_path))
+    chosen = settings(*places, kind="ray", address=cluster.address)
     killer = Killer(cluster, tmp_path, once="large", always="poison")
     killer.start()
     assert infer_all(chosen) == 1
@@ -172,6 +183,48 @@ def test_whatever_is_killed_the_outputs_become_those_of_one_process(
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in done} == written
     assert record(tmp_path) == record(undisturbed)
     assert not (tmp_path / UNFINISHED).exists()
+
+
+class Doomed:
+    """Does slides at once, but for `long`: the first to have that takes the other worker with it, which is idle."""
+
+    def __init__(self, settings: InferSettings, cpus: int) -> None:
+        self.folder = Path(settings.output)
+
+    def start(self) -> int:
+        return os.getpid()
+
+    def run(self, name: str, path: Path) -> SlideStatus:
+        other = self.folder / "short"
+        if name == "short":
+            other.write_text(str(os.getpid()))
+        elif other.exists() or not (self.folder / "long").exists():
+            (self.folder / "long").touch()
+            wait_for(lambda: find_size(other))
+            time.sleep(0.5)  # until the other one is idle
+            os.kill(int(other.read_text()), signal.SIGKILL)
+            other.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return SlideStatus(name, DONE)
+
+
+@pytest.mark.slow
+def test_a_worker_that_was_lost_while_idle_is_not_given_a_slide(cluster, tmp_path: Path, monkeypatch) -> None:
+    import ray
+
+    from run_utils.cohort import ray_cohort
+
+    monkeypatch.setattr("run_utils.cohort.ray_cohort.Worker", Doomed)
+    monkeypatch.setattr("run_utils.cohort.schedule.MOST_LOSSES", 2)
+    costs = {"long": 2.0, "short": 1.0}
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # its name is pytest's
+    chosen, files = InferSettings(output=str(tmp_path)), dict.fromkeys(costs, tmp_path)
+    with ray.init(address=cluster.address, logging_level="ERROR"):
+        cohort = ray_cohort._Cohort(chosen, files, Schedule(costs), Share(2, 0, 0.0))
+        ends = {end.name: end.status for end in cohort.run()}
+        cohort.end()
+    assert ends == {"short": DONE, "long": DONE}
+    assert cohort._schedule._losses == {"long": 1}
 
 
 def test_two_cohorts_in_one_folder_refuse_each_other(slides: Path, checkpoint: Path, tmp_path: Path) -> None:

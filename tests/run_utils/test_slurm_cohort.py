@@ -14,6 +14,8 @@ import submitit
 from benchmarks.fault_process import find_holder
 from config.launch import LaunchSettings
 from dataloader.address import Address
+from run_utils.cohort.claims import Claims
+from run_utils.cohort.folder import meeting_dir
 from run_utils.cohort.slurm_cohort import Job, _describe
 from run_utils.cohort.worker import Worker
 from run_utils.inference.batch_run import infer_all
@@ -71,5 +73,23 @@ def test_a_job_holds_an_address_itself_since_the_run_that_sent_it_may_be_killed(
     chosen.output = "memory://jobs"
     lock, held = Address("memory://jobs/run.lock"), []
     monkeypatch.setattr(Worker, "start", lambda worker: held.append(lock.exists()))
-    Job(chosen, {})()
+    claims = Claims(meeting_dir(chosen))
+    with claims.take("slide"):  # by another job, so that this one has nothing to do
+        Job(chosen, {"slide": tmp_path}, claims.run)()
     assert held == [True] and not lock.exists()
+
+
+def test_what_slurm_refuses_is_told_on_one_line(checkpoint: Path, tmp_path: Path, monkeypatch) -> None:
+    for name in ("srun", "sbatch"):  # as a login node answers for a partition that it does not know
+        command = tmp_path / "bin" / name
+        command.parent.mkdir(exist_ok=True)
+        command.write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: gpux' >&2\nexit 1\n")
+        command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    (tmp_path / "slide.tif").write_text("no slide")
+    chosen = settings(tmp_path / "slide.tif", checkpoint, tmp_path / "jobs")
+    chosen.launch = LaunchSettings(kind="slurm", partition="gpux")
+    with pytest.raises(
+        ValueError, match=r"refuses the jobs \(.*invalid partition.*check launch\.partition=gpux"
+    ):
+        infer_all(chosen)
