@@ -69,14 +69,14 @@ def export(settings: ExportSettings) -> int:
         FileNotFoundError: where there is no such checkpoint.
         ValueError: where the output exists, or needs what is not installed.
     """
-    chosen, folder, names = _choose(settings)
+    network = load_checkpoint(settings.checkpoint)
+    chosen, folder, names = _choose(settings, network)
     files = [folder / name for name in names]
     existing = [path for path in files if path.exists()]
     if existing and not settings.overwrite:
         raise ValueError(f"output={existing[0]} exists; give another name, or overwrite=true to replace it")
     if chosen.engine is not None:
         check_installed(chosen.engine, f"output={settings.output}")
-    network = load_checkpoint(settings.checkpoint)
     parent = Path(settings.output).parent
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(".tmp", f".{Path(settings.output).name}.", parent) as temporary_dir:
@@ -97,13 +97,13 @@ def export(settings: ExportSettings) -> int:
     return 0 if is_same else FAILURE
 
 
-def _choose(settings: ExportSettings) -> tuple[Format, Path, list[str]]:
+def _choose(settings: ExportSettings, network: Network) -> tuple[Format, Path, list[str]]:
     """Return the format, the folder of its files and their names there, the network's own as the last."""
     output = Path(settings.output)
     if settings.to == "triton":
         write = partial(_write_repository, settings.triton)
         chosen = Format("Triton", write, "onnxruntime", (), is_small=settings.triton.is_small)
-        return chosen, output / settings.triton.model, repository_files(settings.triton)
+        return chosen, output / settings.triton.model, repository_files(network, settings.triton)
     chosen = FORMATS[output.suffix]
     return chosen, output.parent, [output.with_suffix(suffix).name for suffix in chosen.suffixes]
 

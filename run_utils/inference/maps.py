@@ -19,6 +19,7 @@ from run_utils.inference.assembly import Assembly, mark_tiles, order_tiles
 from run_utils.inference.monitor import Monitor
 from run_utils.inference.plan import Plan
 from run_utils.inference.predictors import Predictor, ProbabilityMaps
+from run_utils.inference.triton_predictor import find_server
 
 Read = Callable[[Box], np.ndarray]
 BATCHES_AHEAD = 2  # read while one is predicted: enough to hide a slow tile, little to hold
@@ -108,7 +109,11 @@ def _predict_windows(
         with monitor.stage("predict"):
             return predictor.predict(tiles)
 
-    with _threads(plan.read_workers, "read") as readers, _threads(plan.predict_workers, "predict") as workers:
+    with (
+        _threads(plan.read_workers, "read") as readers,
+        _threads(plan.predict_workers, "predict") as workers,
+        _giving_up(predictor),
+    ):
         reading = (
             [readers.submit(read_window, window) for window in batch]
             for batch in _batch(windows_yxyx, plan.batch_size)
@@ -143,6 +148,17 @@ def _ahead(items: Iterator[Item], count: int) -> Iterator[Item]:
             yield taken.popleft()
     while taken:
         yield taken.popleft()
+
+
+@contextmanager
+def _giving_up(predictor: Predictor) -> Iterator[None]:
+    """Where something ends the prediction early, such as Ctrl-C, do not wait for a server that may be away."""
+    try:
+        yield
+    except BaseException:
+        if (server := find_server(predictor)) is not None:
+            server.give_up()
+        raise
 
 
 @contextmanager

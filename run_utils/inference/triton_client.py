@@ -1,4 +1,4 @@
-"""Talks to a Triton server: one connection a thread, and requests that outlive a server's absence.
+"""Talks to a Triton server: threads with a connection each, and requests that outlive a server's absence.
 
 The one file that imports tritonclient, when `predictor=triton` is chosen.
 """
@@ -9,16 +9,20 @@ import importlib
 import importlib.util
 import logging
 import os
+import queue
 import random
 import re
+import ssl
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -38,7 +42,10 @@ BUSY = {"408", "425", "429", "502", "503", "504"}
 BUSY |= {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "CANCELLED"}
 WRONG = {"400", "401", "403", "404", "INVALID_ARGUMENT", "UNAUTHENTICATED", "PERMISSION_DENIED", "NOT_FOUND"}
 RESTARTS = "is not healthy"  # the process of a Python backend died: the server starts another
-UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
+# What a certificate is refused with, by OpenSSL and, the latter two, by gRPC where it is of another host
+UNTRUSTED = ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification Check failed", "not in peer certificate")
+OTHER_VERSION = "' version "  # of a model's name: the server has the name, but not what it stood for
+TOO_LARGE = "message larger than max"  # gRPC says it with the status of a busy server
 
 Answer = TypeVar("Answer")
 
@@ -61,38 +68,115 @@ class TritonClient:
         self.settings = complete_address(settings)
         self.address = self.settings.address
         _check_installed(self.settings.protocol)
-        self._connections = threading.local()
-        self._turns = threading.BoundedSemaphore(settings.requests)
-        self._patience = Patience(f"Triton server at {self.address}", settings.patience_s)
+        self._questions: queue.SimpleQueue[Question | None] = queue.SimpleQueue()
+        self._pending: set[Future[Any]] = set()
+        patience = Patience(f"Triton server at {self.address}", settings.patience_s)
+        for _ in range(settings.requests):
+            asker = Asker(self.settings, patience, self._questions)
+            threading.Thread(target=asker.work, name="triton", daemon=True).start()
+        weakref.finalize(self, _dismiss, self._questions, settings.requests)
 
     def config(self) -> dict[str, Any]:
         """Return the model's configuration; errors as of `infer`."""
-        return self._patience.persist(lambda: self._connection.config())
+        return self._ask(lambda connection: connection.config())
 
-    def infer(self, tiles: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
+    def infer(self, tiles: np.ndarray, names: Sequence[str], version: str = "") -> list[np.ndarray]:
         """Return the named maps of (N, H, W, 3) uint8 RGB tiles; they may not be written to.
 
+        Args:
+            tiles: to predict.
+            names: of the maps.
+            version: of the model; the server's choice where it is left out.
+
         Raises:
+            CancelledError: it was given up.
             ConnectionError: the server did not answer for `patience_s`.
             ValueError: it does not take such tiles, or has no such model.
             RuntimeError: it failed.
         """
-        with self._turns:
-            return self._patience.persist(lambda: self._ask(tiles, names))
+        return self._ask(lambda connection: connection.infer(tiles, names, version))
 
-    def _ask(self, tiles: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
+    def give_up(self) -> None:
+        """End the waiting for all answers: nobody wants them any longer."""
+        for answer in list(self._pending):
+            answer.cancel()
+
+    def _ask(self, ask: Callable[[Connection], Answer]) -> Answer:
+        answer: Future[Answer] = Future()
+        self._pending.add(answer)
+        self._questions.put(Question(ask, answer))
         try:
-            return self._connection.infer(tiles, names)
+            return answer.result()
+        finally:
+            self._pending.discard(answer)
+
+
+class Question(NamedTuple):
+    """What is asked, and where the answer goes; whoever cancels that wants none."""
+
+    ask: Callable[[Connection], Any]
+    answer: Future[Any]
+
+
+class Asker:
+    """Asks one question after another over a connection of its own, in a thread that lives as long as the client.
+
+    tritonclient's HTTP connection belongs to a thread, which holds four files for it (those of gevent's hub).
+
+    Args:
+        settings: of the server, its address included.
+        patience: shared by all of a client.
+        questions: shared by all of a client; None ends one of them.
+    """
+
+    def __init__(
+        self, settings: TritonSettings, patience: Patience, questions: queue.SimpleQueue[Question | None]
+    ) -> None:
+        self.settings = settings
+        self.patience = patience
+        self.questions = questions
+        self._connection: Connection | None = None
+
+    def work(self) -> None:
+        """Ask until there are no more questions, then let go of what the thread held."""
+        while self._work_once():
+            pass
+        self._hang_up()
+        if self.settings.protocol == "http":
+            importlib.import_module("gevent").get_hub().destroy(destroy_loop=True)
+
+    def _work_once(self) -> bool:
+        question = self.questions.get()
+        if question is None:
+            return False
+        answer = question.answer
+        with suppress(InvalidStateError):  # given up meanwhile
+            try:
+                answer.set_result(self.patience.persist(lambda: self._ask(question)))
+            except Exception as error:  # raised where the answer is waited for
+                answer.set_exception(error)
+        return True
+
+    def _ask(self, question: Question) -> Any:
+        if question.answer.cancelled():
+            raise CancelledError
+        if self._connection is None:
+            self._connection = Connection(self.settings)
+        try:
+            return question.ask(self._connection)
         except BusyError:
-            self._connections.own = None  # the next try begins with a new one
+            self._hang_up()  # the next try begins with a new one
             raise
 
-    @property
-    def _connection(self) -> Connection:
-        own: Connection | None = getattr(self._connections, "own", None)
-        if own is None:
-            own = self._connections.own = Connection(self.settings)
-        return own
+    def _hang_up(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _dismiss(questions: queue.SimpleQueue[Question | None], count: int) -> None:
+    for _ in range(count):
+        questions.put(None)
 
 
 class Patience:
@@ -138,7 +222,7 @@ class Patience:
             if self._away_since is None:
                 self._away_since = now
                 logger.warning(
-                    "the %s does not answer (%s): tries again for %g s", self.name, error, self.seconds
+                    "the %s does not answer (%s): tries again for %g s", self.name, str(error), self.seconds
                 )
 
     def _note_answer(self) -> None:
@@ -176,14 +260,14 @@ class Connection:
             content: dict[str, Any] = answer["config"]
             return content
 
-    def infer(self, tiles: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
-        """Return the named maps of (N, H, W, 3) uint8 RGB tiles."""
+    def infer(self, tiles: np.ndarray, names: Sequence[str], version: str) -> list[np.ndarray]:
+        """Return the named maps of (N, H, W, 3) uint8 RGB tiles; an empty version leaves it to the server."""
         given = self._protocol.InferInput("tiles", list(tiles.shape), "UINT8")
         given.set_data_from_numpy(tiles)
         wanted = [self._protocol.InferRequestedOutput(name) for name in names]
         options = {} if self.settings.protocol == "http" else {"client_timeout": self.settings.timeout_s}
         with self._judging():
-            answer = self._client.infer(self.settings.model, [given], outputs=wanted, **options)
+            answer = self._client.infer(self.settings.model, [given], version, wanted, **options)
         try:
             return [answer.as_numpy(name) for name in names]
         except ValueError as error:
@@ -191,6 +275,10 @@ class Connection:
                 f"the Triton server at {self.settings.address} gave maps without content ({error}): its Python backend "
                 "may want numpy<2"
             ) from error
+
+    def close(self) -> None:
+        """End it, from the thread that used it."""
+        self._client.close()
 
     @contextmanager
     def _judging(self) -> Iterator[None]:
@@ -245,14 +333,13 @@ def _check_installed(protocol: str) -> None:
 
 
 def _open_http(protocol: Any, settings: TritonSettings) -> Any:
-    # without certificates of the user's own, those that the system trusts
-    options = {"ca_certs": settings.certificates} if settings.certificates else {}
+    certificates = _trusted(settings)
     return protocol.InferenceServerClient(
         settings.address,
         connection_timeout=min(settings.timeout_s, CONFIG_TIMEOUT_S),
         network_timeout=settings.timeout_s,
         ssl=settings.tls,
-        ssl_options=options,
+        ssl_options={"ca_certs": certificates} if certificates else {},
     )
 
 
@@ -269,21 +356,36 @@ def _open_grpc(protocol: Any, settings: TritonSettings) -> Any:
     return protocol.InferenceServerClient(
         settings.address,
         ssl=settings.tls,
-        root_certificates=settings.certificates or None,
+        root_certificates=_trusted(settings),
         channel_args=arguments,
     )
+
+
+def _trusted(settings: TritonSettings) -> str | None:
+    """Return the file of trusted certificates, the user's own or the system's; None where it has none."""
+    return settings.certificates or ssl.get_default_verify_paths().cafile
 
 
 def _judge(status: str, message: str, settings: TritonSettings) -> Exception:
     """Return the exception that an answer stands for: BusyError where asking again may help."""
     server = f"the Triton server at {settings.address}"
-    if UNTRUSTED in message:
+    if any(words in message for words in UNTRUSTED):
         return ValueError(
-            f"{server} shows a certificate that is not trusted here ({message}); name the file that "
-            "it is checked against with triton.certificates="
+            f"{server} shows a certificate that is not trusted here, or not for this host ({message}); name the file "
+            "that it is checked against with triton.certificates=, and the host as the certificate does"
+        )
+    if TOO_LARGE in message:
+        return ValueError(
+            f"a request to {server}, or its answer, is too large for gRPC ({message}); set a smaller window= or "
+            "batch_size=, or triton.protocol=http"
         )
     if status in BUSY or RESTARTS in message:
         return BusyError(message)
+    if status in WRONG and OTHER_VERSION in message:
+        return ValueError(
+            f"{server} runs another network as {settings.model!r} than when this run began ({message}); "
+            "bring that one back, or start again with this one's checkpoint="
+        )
     if status in WRONG:
         return ValueError(f"{server} refuses model {settings.model!r} ({message}); see triton.model=")
     return RuntimeError(f"{server} failed: {message}")

@@ -73,18 +73,26 @@ class TritonPredictor:
         """Return the maps of (N, H, W, 3) uint8 RGB tiles, each side less by the geometry's margin.
 
         Raises:
+            CancelledError: it was given up.
             ConnectionError: the server does not answer, for longer than patience lasts.
+            ValueError: the server runs another network than at the start.
             RuntimeError: it failed, or gave what are no maps of these tiles.
         """
         num_tiles, *sides = tiles.shape[:3]
         shape = (num_tiles, *(self.geometry.output_size(side) for side in sides))
         with self.monitor.stage(NETWORK):
-            nuclei, hv, *types = self._client.infer(np.ascontiguousarray(tiles), self._names)
+            nuclei, hv, *types = self._client.infer(
+                np.ascontiguousarray(tiles), self._names, self.served.version
+            )
         if nuclei.shape != shape:
             raise RuntimeError(
                 f"the Triton server at {self._client.address} gave maps of {nuclei.shape}, not {shape}"
             )
         return ProbabilityMaps(nuclei, hv, types[0] if types else None)
+
+    def give_up(self) -> None:
+        """End the waiting for all maps, which nobody wants any longer."""
+        self._client.give_up()
 
 
 def find_server(predictor: Predictor) -> TritonPredictor | None:

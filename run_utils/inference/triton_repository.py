@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ from models.hovernet.checkpoint import Network
 from models.hovernet.weight_files import digest_weights
 from run_utils.inference.engines.graph import INPUT, output_names
 
-CONFIG, SOURCE, MODEL = "config.pbtxt", "1/model.py", "1/model.onnx"
+CONFIG, SOURCE, MODEL = "config.pbtxt", "model.py", "model.onnx"
+VERSION_DIGITS = 12  # hexadecimal; Triton takes 63 bits
 MODEL_SOURCE = Path(__file__).with_name("triton_model.py")  # read, never imported: it runs on the server
 FACTS = "hovernet"  # the parameter's name
 RUNNERS = {"onnxruntime": 'platform: "onnxruntime_onnx"', "python": 'backend: "python"'}
@@ -46,6 +48,19 @@ class ServedModel(NamedTuple):
     precision: str = "float32"
 
     @classmethod
+    def of_export(cls, network: Network, settings: TritonExportSettings) -> ServedModel:
+        """Return what a server will say of a network that is exported."""
+        return cls(
+            digest=digest_network(network),
+            geometry=dataclasses.asdict(network.geometry),
+            num_types=network.num_types,
+            window=settings.window,
+            is_fixed=settings.fixed,
+            is_small=settings.is_small,
+            largest_batch=settings.batch,
+        )
+
+    @classmethod
     def of_config(cls, config: Mapping[str, Any]) -> ServedModel:
         """Read a model's configuration as a server gives it; ValueError where it is not an export of ours."""
         try:
@@ -56,6 +71,13 @@ class ServedModel(NamedTuple):
                 f"the server's model {config.get('name', '')!r} does not say which network it is; "
                 "write its folder with export_model.py to=triton"
             ) from error
+
+    @property
+    def version(self) -> str:
+        """The version's number, made of all that maps depend on: who asks for it never gets those of another."""
+        content = [self.digest, self.geometry, self.num_types, self.is_small, self.precision]
+        text = json.dumps(content, sort_keys=True, default=str)
+        return str(int(hashlib.sha256(text.encode()).hexdigest()[:VERSION_DIGITS], 16))
 
     def differs_from(self, network: Network) -> str:
         """Say in what the server's network differs from one at hand; empty where it is the same."""
@@ -75,9 +97,11 @@ def digest_network(network: Network) -> str:
     return network.facts.digest or digest_weights(network.state_dict())
 
 
-def repository_files(settings: TritonExportSettings) -> list[str]:
+def repository_files(network: Network, settings: TritonExportSettings) -> list[str]:
     """Return the files of a model's folder, the network last."""
-    return [CONFIG, SOURCE, MODEL] if settings.backend == "python" else [CONFIG, MODEL]
+    version = ServedModel.of_export(network, settings).version
+    names = [SOURCE, MODEL] if settings.backend == "python" else [MODEL]
+    return [CONFIG, *(f"{version}/{name}" for name in names)]
 
 
 def write_config(
@@ -96,22 +120,17 @@ def write_config(
     """
     if settings.fixed:
         network.geometry.check(settings.window)
-    served = ServedModel(
-        digest=digest_network(network),
-        geometry=dataclasses.asdict(network.geometry),
-        num_types=network.num_types,
-        window=settings.window,
-        is_fixed=settings.fixed,
-        is_small=settings.is_small,
-        largest_batch=settings.batch,
-    )
+    served = ServedModel.of_export(network, settings)
     folder = path.parents[1]
-    (folder / CONFIG).write_text(_describe(network, {**facts, **served._asdict()}, settings))
+    content = {**facts, **served._asdict()}
+    (folder / CONFIG).write_text(_describe(network, content, settings, served.version))
     if settings.backend == "python":
-        (folder / SOURCE).write_bytes(MODEL_SOURCE.read_bytes())
+        path.with_name(SOURCE).write_bytes(MODEL_SOURCE.read_bytes())
 
 
-def _describe(network: Network, facts: Mapping[str, Any], settings: TritonExportSettings) -> str:
+def _describe(
+    network: Network, facts: Mapping[str, Any], settings: TritonExportSettings, version: str
+) -> str:
     """Return a model's configuration as protobuf text."""
     side = settings.window if settings.fixed else -1
     inner = side - network.geometry.margin if settings.fixed else -1
@@ -130,6 +149,7 @@ def _describe(network: Network, facts: Mapping[str, Any], settings: TritonExport
         [
             f"name: {_quoted(settings.model)}",
             RUNNERS[settings.backend],
+            f"version_policy {{ specific {{ versions: [{version}] }} }}",
             f"max_batch_size: {settings.batch}",
             f'input [ {{ name: "{INPUT}" data_type: TYPE_UINT8 dims: {[side, side, 3]} }} ]',
             f"output [\n{outputs}\n]",

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 
+import numpy as np
+import psutil
 import pytest
 
 from config.triton import TritonSettings
@@ -47,16 +52,59 @@ def test_an_address_that_cannot_be_used_is_refused(settings, message, monkeypatc
         complete_address(settings)
 
 
-@pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_a_server_that_is_not_there_is_asked_for_as_long_as_patience_lasts(protocol: str) -> None:
-    with socket.socket() as taken:  # and never listens
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """Give an address that is taken and never listens."""
+    with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        client = TritonClient(TritonSettings(address, protocol, patience_s=0.6))
-        start = time.monotonic()
-        with pytest.raises(ConnectionError, match=f"{address} has not answered for 0.6 s.*see that it runs"):
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_a_server_that_is_not_there_is_asked_for_as_long_as_patience_lasts(protocol: str, nobody) -> None:
+    client = TritonClient(TritonSettings(nobody, protocol, patience_s=0.6))
+    start = time.monotonic()
+    with pytest.raises(ConnectionError, match=f"{nobody} has not answered for 0.6 s.*see that it runs"):
+        client.config()
+    assert 0.6 <= time.monotonic() - start < 5
+
+
+def test_what_is_given_up_is_not_waited_for(nobody: str) -> None:
+    client = TritonClient(TritonSettings(nobody, patience_s=60, requests=1))
+    tiles = np.zeros((1, 8, 8, 3), np.uint8)
+    start = time.monotonic()
+    with ThreadPoolExecutor(2) as executor:  # one is asked, the other waits for its turn
+        answers = [executor.submit(client.infer, tiles, ["nuclei"]) for _ in range(2)]
+        time.sleep(0.3)
+        client.give_up()
+        assert all(isinstance(answer.exception(timeout=5), CancelledError) for answer in answers)
+    assert time.monotonic() - start < 5
+
+
+def test_threads_that_come_and_go_leave_no_open_files(nobody: str) -> None:
+    def wait_for_the_end_of_clients() -> None:
+        gc.collect()
+        for thread in threading.enumerate():
+            if thread.name == "triton":
+                thread.join(timeout=2)
+
+    def ask(client: TritonClient) -> None:
+        with pytest.raises(ConnectionError):
             client.config()
-        assert 0.6 <= time.monotonic() - start < 5
+
+    ask(TritonClient(TritonSettings(nobody, patience_s=0.01)))  # imports open files too
+    wait_for_the_end_of_clients()
+    count_open = psutil.Process().num_fds
+    begun = count_open()
+    client = TritonClient(TritonSettings(nobody, patience_s=0.01, requests=2))
+    for _ in range(20):  # each slide has threads of its own
+        thread = threading.Thread(target=ask, args=[client])
+        thread.start()
+        thread.join()
+    assert count_open() - begun <= 2 * 4  # the client's own two threads, four each
+    del client, thread
+    wait_for_the_end_of_clients()
+    assert count_open() <= begun
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])

@@ -23,8 +23,9 @@ def make_network(num_types: int | None = 3, seed: int = 0) -> Network:
 
 
 def read_config(folder: Path, network: Network, settings: TritonExportSettings, **facts: object):
-    (folder / "1").mkdir(exist_ok=True)
-    write_config(network, facts, settings, folder / "1" / "model.onnx")
+    path = folder / repository_files(network, settings)[-1]
+    path.parent.mkdir(exist_ok=True)
+    write_config(network, facts, settings, path)
     return text_format.Parse((folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
 
 
@@ -50,19 +51,32 @@ def test_a_server_reads_batching_instances_and_shapes(tmp_path: Path) -> None:
         "TYPE_FP16",
         "TYPE_UINT8",
     ]
-    assert repository_files(settings) == ["config.pbtxt", "1/model.onnx"]
+    (version,) = config.version_policy.specific.versions
+    assert repository_files(make_network(), settings) == ["config.pbtxt", f"{version}/model.onnx"]
+
+
+def test_a_version_is_the_same_for_the_same_maps_alone() -> None:
+    def version(seed: int = 0, num_types: int | None = 3, **settings) -> str:
+        return ServedModel.of_export(make_network(num_types, seed), TritonExportSettings(**settings)).version
+
+    own = version(maps="full")
+    assert version(maps="full", instances=2, queue=7, largest_batch=8) == own
+    others = [version(maps="small"), version(maps="full", seed=1), version(maps="full", num_types=2)]
+    assert len({own, *others}) == 4
 
 
 def test_windows_may_be_fixed_and_a_network_without_types_gives_none(tmp_path: Path) -> None:
     settings = TritonExportSettings(backend="python", device="cpu", window=64, fixed=True)
-    config = read_config(tmp_path, make_network(num_types=None), settings)
+    network = make_network(num_types=None)
+    config = read_config(tmp_path, network, settings)
     assert [(part.name, list(part.dims)) for part in [*config.input, *config.output]] == [
         ("tiles", [64, 64, 3]),
         ("nuclei", [48, 48]),
         ("hv", [2, 48, 48]),
     ]
     assert config.backend == "python"
-    assert (tmp_path / "1" / "model.py").read_text().startswith('"""Runs a network inside a Triton server')
+    source = tmp_path / repository_files(network, settings)[1]
+    assert source.read_text().startswith('"""Runs a network inside a Triton server')
     with pytest.raises(ValueError, match="the nearest that fit are"):
         read_config(tmp_path, make_network(), dataclasses.replace(settings, window=63))
 
@@ -73,6 +87,7 @@ def test_facts_of_any_text_come_back_as_they_were(tmp_path: Path) -> None:
     facts = json.loads(config.parameters["hovernet"].string_value)
     assert facts["notes"] == notes
     served = ServedModel.of_config(json_format.MessageToDict(config, preserving_proto_field_name=True))
+    assert served.version == str(config.version_policy.specific.versions[0])
     assert (served.window, served.is_fixed, served.is_small, served.num_types) == (1024, False, True, 3)
     assert served.differs_from(make_network()) == ""
 

@@ -35,6 +35,7 @@ from run_utils import operator
 from run_utils.build_inference import build_plan, build_predictor
 from run_utils.export import export
 from run_utils.inference.batch_run import infer_all
+from run_utils.inference.maps import predict_region
 from run_utils.inference.triton_client import TritonClient
 from run_utils.inference.triton_predictor import TritonPredictor
 from tests.conftest import ROOT
@@ -228,6 +229,53 @@ def test_what_cannot_be_right_is_not_asked_again(protocol, folder, server) -> No
     assert time.monotonic() - start < 5
 
 
+def test_a_message_too_large_for_grpc_is_not_sent_again(folder, server, monkeypatch) -> None:
+    predictor = tiny_predictor(folder, server, "tiny", "grpc", patience_s=60)
+    for side in (32, 64):  # 3 and 12 KB up; 6 and 48 KB down
+        monkeypatch.setattr("run_utils.inference.triton_client.LARGEST_MESSAGE", 5000)
+        small = TritonClient(predictor._client.settings)
+        start = time.monotonic()
+        with pytest.raises(ValueError, match=r"too large for gRPC \(.*larger than max.*triton.protocol=http"):
+            small.infer(np.zeros((1, side, side, 3), np.uint8), ["nuclei", "hv", "types"])
+        assert time.monotonic() - start < 5
+
+
+def test_a_server_that_comes_back_with_another_network_is_refused_and_ctrl_c_does_not_wait(
+    folder, tmp_path
+) -> None:
+    def export_tiny(seed: int) -> None:
+        torch.manual_seed(seed)
+        network = HoVerNetLite(num_types=3, num_stages=2, decoder_channels=[8], margin=16)
+        save_checkpoint(network, tmp_path / f"{seed}.pt", mpp=0.25)
+        given = str(tmp_path / f"{seed}.pt"), str(tmp_path / "models"), "triton", MODELS["tiny"]
+        with contextlib.redirect_stdout(io.StringIO()):
+            assert not export(ExportSettings(*given, overwrite=True))
+
+    export_tiny(1)
+    tiles = np.zeros((1, 64, 64, 3), np.uint8)
+    with TritonServer(tmp_path / "models") as server:
+        settings = TritonSettings(server.address("grpc"), "grpc", "tiny", patience_s=60)
+        predictor = TritonPredictor(load_checkpoint(tmp_path / "1.pt"), settings)
+        predictor.predict(tiles)
+        server.kill()
+        export_tiny(2)
+        server.start()
+        with pytest.raises(ValueError, match="another network"):
+            predictor.predict(tiles)
+        server.kill()
+        plan = build_plan(InferSettings("a.tif", "out", "x.pt", window=64, tissue=False), predictor)
+        main = threading.main_thread().ident
+        timer = threading.Timer(1, lambda: signal.pthread_kill(main, signal.SIGINT))
+        timer.start()
+        start = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            try:
+                predict_region(lambda box: tiles[0], (64, 64), (0, 0, 64, 64), predictor, plan)
+            finally:
+                timer.cancel()
+        assert 1 <= time.monotonic() - start < 5
+
+
 def test_settings_that_the_server_decides_are_refused(folder, server) -> None:
     base = InferSettings("a.tif", "out", str(folder / "tiny.pt"), **on(server, model="narrow"), overlap=1)
     plan = build_plan(base, build_predictor(base))
@@ -245,7 +293,7 @@ def test_settings_that_the_server_decides_are_refused(folder, server) -> None:
 def make_certificate(folder: Path) -> tuple[Path, Path]:
     """Write a certificate of this machine, signed by itself, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a server")])
     now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
@@ -304,7 +352,9 @@ def secure(folder: Path) -> Iterator[tuple[dict[str, str], Path]]:
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_tls_is_spoken_with_a_certificate_that_is_trusted_and_no_other(protocol, folder, secure) -> None:
+def test_tls_is_spoken_with_a_certificate_that_is_trusted_and_no_other(
+    protocol, folder, secure, monkeypatch
+) -> None:
     addresses, certificate = secure
     settings = TritonSettings(addresses[protocol], protocol, "tiny", tls=True, patience_s=60)
     network = load_checkpoint(folder / "tiny.pt")
@@ -314,6 +364,11 @@ def test_tls_is_spoken_with_a_certificate_that_is_trusted_and_no_other(protocol,
     assert time.monotonic() - start < 10
     trusting = TritonPredictor(network, dataclasses.replace(settings, certificates=str(certificate)))
     assert trusting.predict(np.zeros((1, 64, 64, 3), np.uint8)).nuclei.shape == (1, 48, 48)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))  # which becomes the system's
+    TritonPredictor(network, settings)
+    of_other_name = dataclasses.replace(settings, address=addresses[protocol].replace(HOST, "localhost"))
+    with pytest.raises(ValueError, match="not for this host.*the host as the certificate does"):
+        TritonPredictor(network, of_other_name)
 
 
 def test_the_operator_of_clara_runs_its_network_on_the_server(folder, monkeypatch, tmp_path) -> None:
