@@ -28,10 +28,12 @@ KINDS = {
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, RECORD = DOCS / "faults.md", DOCS / "faults.json"
 HEADINGS = ["killed", "kills", "seconds after the start", "lost", "twice", "done again (median)", "on"]
-INTRODUCTION = """# What is lost when something is killed: nothing
+INTRODUCTION = """# What is lost when something is killed
 
 Each row: as many runs as there are kills, each killed (`kill -9`) at a random moment, started again as its user would
-(or going on by itself, where that is promised), and compared with an undisturbed run, byte for byte.
+(or going on by itself, where that is promised), and compared with an undisturbed run: slides by their nuclei and by
+the bytes of their files, trainings by their steps and weights. *Lost* and *twice* count nuclei or steps over all kills;
+what differs in any other way counts as twice. *Done again* is the share of a run's work that a kill made it repeat.
 `python -m benchmarks.faults` makes this page.
 """
 
@@ -44,7 +46,7 @@ class Kill:
         what: was killed, in a few words; the same for every kill of a kind.
         after_s: seconds from the run's start to the kill.
         num_lost: nuclei, or training steps, of the undisturbed run that this one lacks in the end.
-        num_twice: those that it has more than once, or that differ.
+        num_twice: those that it has more than once, or that differ; 1 where only the files' bytes do.
         share_again: of the run's work that had to be done a second time.
     """
 

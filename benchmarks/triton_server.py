@@ -80,6 +80,10 @@ class TritonServer:
         with urllib.request.urlopen(f"http://{self.address('http')}/v2/models/{model}/stats") as answer:
             return int(json.load(answer)["model_stats"][0][what])
 
+    def count_requests(self) -> int:
+        """Return how many batches it was ever sent, those that it was killed with included; needs `--log-verbose=1`."""
+        return self.log_path.read_text(errors="replace").count('/infer"')
+
     def send(self, number: signal.Signals) -> None:
         """Send a signal to it and to the processes of its backends."""
         if self._process is not None:
