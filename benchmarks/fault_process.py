@@ -47,7 +47,6 @@ def kill_once(folder: Path, generator: random.Random) -> Kill:
     begun = time.perf_counter()
     process = start(slides, output)
     journals = wait_for_journals(output, process)
-    at_work = time.perf_counter()
     time.sleep(generator.uniform(0, LATEST * seconds_of(expected, journals[0].stem)))
     if process.poll() is not None:
         return kill_once(folder, generator)  # was faster than the run to compare with
@@ -58,10 +57,8 @@ def kill_once(folder: Path, generator: random.Random) -> Kill:
     return compare(
         output,
         expected,
-        name=journals[0].stem,
         what="run_infer.py, in the middle of a slide, started again",
         after_s=killed - begun,
-        spent_s=killed - at_work,
     )
 
 
@@ -129,16 +126,14 @@ def seconds_of(output: Path, name: str) -> float:
     return float(json.loads((output / "run.json").read_text())["slides"][name]["seconds"])
 
 
-def compare(output: Path, expected: Path, *, name: str, what: str, after_s: float, spent_s: float) -> Kill:
+def compare(output: Path, expected: Path, *, what: str, after_s: float) -> Kill:
     """Return what a run has lost and has twice of an undisturbed one.
 
     Args:
         output: of the run.
         expected: of the undisturbed run.
-        name: of the slide whose process was killed.
         what: was killed.
         after_s: seconds from the run's start to the kill.
-        spent_s: seconds on the slide until the kill.
     """
     lost = twice = 0
     for slide in json.loads((expected / "run.json").read_text())["slides"]:
@@ -148,8 +143,7 @@ def compare(output: Path, expected: Path, *, name: str, what: str, after_s: floa
         twice += (found - wanted).total()
         if found == wanted and any(a.read_bytes() != b.read_bytes() for a, b in zip(*files, strict=True)):
             twice += 1  # the same nuclei, otherwise written
-    again = (spent_s + seconds_of(output, name)) / seconds_of(expected, name) - 1
-    return Kill(what, after_s, lost, twice, max(again, 0.0))
+    return Kill(what, after_s, lost, twice)
 
 
 def _nuclei(path: Path) -> Counter[str]:

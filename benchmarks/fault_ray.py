@@ -42,39 +42,25 @@ def kill_once(folder: Path, generator: random.Random) -> Kill:
     process = start(slides, output, *LAUNCH)
     first = wait_for_journals(output, process)[0]
     delay = generator.uniform(0, LATEST * seconds_of(expected, first.stem))
-    found = _find_worker(output, process, time.perf_counter() + delay, generator)
-    if found is None:
+    worker = _find_worker(output, process, time.perf_counter() + delay, generator)
+    if worker is None:
         end(process)
         return kill_once(folder, generator)  # was faster than the run to compare with
-    worker, journal, spent_s = found
     os.kill(worker, signal.SIGKILL)
     after_s = time.perf_counter() - begun
     end(process)
-    return compare(
-        output,
-        expected,
-        name=journal.stem,
-        what="a worker of a cohort on Ray, in the middle of a slide",
-        after_s=after_s,
-        spent_s=spent_s,
-    )
+    what = "a worker of a cohort on Ray, in the middle of a slide"
+    return compare(output, expected, what=what, after_s=after_s)
 
 
 def _find_worker(
     output: Path, process: subprocess.Popen[str], moment: float, generator: random.Random
-) -> tuple[int, Path, float] | None:
-    """Return a process that works on a slide at a moment or soon after, the slide's journal, and its seconds so far.
-
-    None where the run ended before.
-    """
-    since: dict[Path, float] = {}
+) -> int | None:
+    """Return a process that works on a slide at a moment or soon after; None where the run ended before."""
     while process.poll() is None:
-        for journal in (output / UNFINISHED).glob("*.journal"):
-            since.setdefault(journal, time.perf_counter())
-        now = time.perf_counter()
-        working = [(worker, journal) for journal in since if (worker := find_holder(journal)) is not None]
-        if now >= moment and working:
-            worker, journal = generator.choice(working)
-            return worker, journal, now - since[journal]
+        journals = sorted((output / UNFINISHED).glob("*.journal"))
+        working = [worker for worker in map(find_holder, journals) if worker is not None]
+        if time.perf_counter() >= moment and working:
+            return generator.choice(working)
         time.sleep(PAUSE_S)
     return None

@@ -33,7 +33,8 @@ INTRODUCTION = """# What is lost when something is killed
 Each row: as many runs as there are kills, each killed (`kill -9`) at a random moment, started again as its user would
 (or going on by itself, where that is promised), and compared with an undisturbed run: slides by their nuclei and by
 the bytes of their files, trainings by their steps and weights. *Lost* and *twice* count nuclei or steps over all kills;
-what differs in any other way counts as twice. *Done again* is the share of a run's work that a kill made it repeat.
+what differs in any other way counts as twice. *Done again* is the share of a run's work that a kill made it repeat,
+where that was counted.
 `python -m benchmarks.faults` makes this page.
 """
 
@@ -47,14 +48,14 @@ class Kill:
         after_s: seconds from the run's start to the kill.
         num_lost: nuclei, or training steps, of the undisturbed run that this one lacks in the end.
         num_twice: those that it has more than once, or that differ; 1 where only the files' bytes do.
-        share_again: of the run's work that had to be done a second time.
+        share_again: of the run's work that had to be done a second time; None where that was not counted.
     """
 
     what: str
     after_s: float
     num_lost: int
     num_twice: int
-    share_again: float
+    share_again: float | None = None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -67,23 +68,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for kind in options.only.split(","):
         module = importlib.import_module(KINDS[kind])
         generator = random.Random(options.seed)
+        kills: list[Kill] = []
         with tempfile.TemporaryDirectory(prefix=f"faults_{kind}_") as folder:
-            kills = [module.kill_once(Path(folder), generator) for _ in range(options.times)]
-        write_page(kind, kills)
+            for _ in range(options.times):
+                kills.append(module.kill_once(Path(folder), generator))
+                write_page(kind, kills)  # now: the next one may be stopped
         print(tabulate([row_of(kills, date.today().isoformat())], HEADINGS))
 
 
 def row_of(kills: Sequence[Kill], day: str) -> list[object]:
     """Return a line of the table: what was killed, how often and when, and what that cost."""
     moments = [kill.after_s for kill in kills]
-    again = statistics.median(kill.share_again for kill in kills)
+    again = [kill.share_again for kill in kills if kill.share_again is not None]
     return [
         kills[0].what,
         len(kills),
         f"{min(moments):.1f}–{max(moments):.1f}",
         sum(kill.num_lost for kill in kills),
         sum(kill.num_twice for kill in kills),
-        f"{again:.0%}",
+        f"{statistics.median(again):.0%}" if again else "",
         day,
     ]
 
