@@ -124,8 +124,8 @@ class TritonServer:
 
 def build_environment(folder: Path = ENVIRONMENT) -> Path:
     """Return the folder of the server, installed where it is not there yet."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with locking(folder):
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locking(folder.parent):  # uv locks the environment itself, by a file of the same name
         if not (folder / READY).is_file():
             uv = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))
             for command in (
