@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,12 +92,21 @@ def test_the_process_of_an_engine_holds_no_torch(predictor: EnginePredictor) -> 
 
 
 def test_a_process_that_is_killed_at_work_gives_an_error_and_the_next_works(
-    predictor: EnginePredictor, network: HoVerNetLite
+    predictor: EnginePredictor, network: HoVerNetLite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiles = make_tiles(1, 64, 64)
+    is_asking = threading.Event()
+    real = process_module._exchange
+
+    def exchange(*arguments: Any) -> str:
+        is_asking.set()
+        return real(*arguments)
+
+    monkeypatch.setattr(process_module, "_exchange", exchange)
     os.kill(predictor.pid, signal.SIGSTOP)
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(predictor.predict, tiles)
+        assert is_asking.wait(10)  # killed sooner, it would be found gone and started again
         os.kill(predictor.pid, signal.SIGKILL)
         with pytest.raises(RuntimeError, match=f"{predictor.engine} ended at work: it was killed"):
             future.result(10)
