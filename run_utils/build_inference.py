@@ -35,7 +35,7 @@ from run_utils.inference.engines.process import missing_packages
 from run_utils.inference.monitor import Monitor
 from run_utils.inference.plan import CPU_WINDOW, GPU_WINDOW, DecodeOptions, Plan
 from run_utils.inference.predictors import OverlappingPredictor, Predictor, PredictorGroup
-from run_utils.inference.torch_predictor import CudaGraphs, Run, TorchPredictor
+from run_utils.inference.torch_predictor import GPU_THREADS, CudaGraphs, Run, TorchPredictor
 from run_utils.inference.triton_predictor import TritonPredictor, find_server
 from run_utils.inference.window import choose_window
 from run_utils.provenance import describe_environment
@@ -52,7 +52,6 @@ CPU_MEMORY = 17 * 2**28  # bytes of features on a CPU, 4.25 GiB, and no more tha
 ONNXRUNTIME_FEATURES = 4  # times those of bf16: it computes in float32, and unfolds windows
 GPU_MEMORY_SHARE = 0.6  # of a GPU's free memory for features
 MAX_GPU_BATCH = 8
-GPU_PREDICT_WORKERS = 2  # one copies while the other's network runs
 MAX_READ_WORKERS = {"cuda": 8, "cpu": 4}
 # each holds a region's maps; on a CPU the network takes the time, on a GPU decoders there wait for one another
 MAX_DECODE_WORKERS = {"cuda": 8, "device": 2, "cpu": 2}
@@ -249,9 +248,7 @@ def build_plan(settings: InferSettings, predictor: Predictor) -> Plan:
     decoding = _decoding(settings, predictor)
     is_on_device = _decodes_on_device(settings, predictor.device)
     windows, is_exact = _windows_to_try(settings, predictor), _is_exact(settings, predictor)
-    for (
-        window
-    ) in windows:  # one that does not fit the network or the overlap is refused before a slide is opened
+    for window in windows:  # what does not fit network or overlap is refused before a slide is opened
         lay_tiles((window, window), predictor.geometry, window, is_exact=is_exact)
     batch_size = settings.batch_size or _default_batch(settings, predictor, windows[-1])
     return Plan(
@@ -296,7 +293,7 @@ def _num_predict_workers(settings: InferSettings, device: torch.device) -> int:
 
 def _num_requests(device: torch.device) -> int:
     """Return how many batches a predictor on a device is given at once."""
-    return GPU_PREDICT_WORKERS if device.type == "cuda" else 1
+    return GPU_THREADS if device.type == "cuda" else 1
 
 
 def _kind(device: torch.device) -> str:
@@ -344,7 +341,7 @@ def _choose_window(
 def _memory(device: torch.device) -> int:
     """Return the bytes that features may take."""
     if device.type == "cuda":
-        return int(GPU_MEMORY_SHARE * free_memory(device) / GPU_PREDICT_WORKERS)
+        return int(GPU_MEMORY_SHARE * free_memory(device) / GPU_THREADS)
     return min(CPU_MEMORY, free_memory(device) // 2)
 
 

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import TypeVar
 
+from PIL import Image
+
 from dataloader.address import Address, locate
-from dataloader.slides import IMAGE_EXTENSIONS, READERS, Slide
+from dataloader.slides import IMAGE_EXTENSIONS, READERS, Slide, open_slide
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,15 @@ def is_slide(slide: Slide) -> bool:
     height, width = slide.shape_level0
     is_ordinary = slide.path.suffix.lower() in IMAGE_EXTENSIONS
     return not is_ordinary and (len(slide.levels) > 1 or height * width >= SLIDE_PIXELS)
+
+
+def read_header(path: Path, reader: str = "auto") -> tuple[tuple[int, int], float | None]:
+    """Return the (H, W) of a file's level 0 and its µm/px, None where it does not say; errors as of `open_slide`."""
+    if path.suffix.lower() in IMAGE_EXTENSIONS:
+        with path.open("rb") as file, Image.open(file) as image:  # not decoded, as a slide of it would be
+            return (image.height, image.width), None
+    with open_slide(path, reader=reader) as slide:
+        return slide.shape_level0, slide.mpp
 
 
 def _find_at_address(folder: Address) -> list[Address]:

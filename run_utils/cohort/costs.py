@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from PIL import Image
-
 from dataloader.address import Address
-from dataloader.slides import IMAGE_EXTENSIONS, open_slide
+from run_utils.inputs import read_header
 
 logger = logging.getLogger(__name__)
 
@@ -34,20 +32,11 @@ def estimate_costs(files: Mapping[str, Path | Address], reader: str = "auto") ->
 
 def _megapixels(path: Path | Address, reader: str) -> float:
     try:
-        if isinstance(
-            path, Address
-        ):  # its size is one request; its header would be five, or a copy of the whole
+        # its size is one request; its header would be five, or a copy of the whole
+        if isinstance(path, Address):
             return float(path.identify()["bytes"]) * PIXELS_PER_BYTE / 1e6
-        height, width = _shape(path, reader)
+        (height, width), _ = read_header(path, reader)
     except Exception as error:  # the run moves on: it is said again, and counted, where the slide is tried
         logger.warning("%s: its size cannot be read: %s", path, error)
         return 0.0
     return height * width / 1e6
-
-
-def _shape(path: Path, reader: str) -> tuple[int, int]:
-    if path.suffix.lower() in IMAGE_EXTENSIONS:
-        with path.open("rb") as file, Image.open(file) as image:  # not decoded, as a slide of it would be
-            return image.height, image.width
-    with open_slide(path, reader=reader) as slide:
-        return slide.shape_level0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,7 @@ from run_utils.inference.hold import holding_address
 from run_utils.inference.manifest import Manifest
 from run_utils.inference.monitor import Monitor
 from run_utils.inference.output_folder import working_dir
+from run_utils.inference.side_by_side import run_all
 from run_utils.inference.slide_run import SlideRunner
 from run_utils.inference.status import FAILED, SlideStatus, summarise
 from run_utils.inputs import find_images
@@ -65,8 +67,9 @@ def _infer_all(settings: InferSettings, files: Mapping[str, Path | Address], mon
     statuses: list[SlideStatus] = []
     try:
         with logging_redirect_tqdm():
-            for name, path in tqdm(files.items(), unit="slide", disable=len(files) == 1):
-                statuses.append(runner.run(name, path))
+            most_regions = 1 if settings.profile else plan.most_regions  # a trace is of one thread's tiles
+            with closing(run_all(runner, files, most_regions)) as ended:
+                statuses.extend(tqdm(ended, total=len(files), unit="slide", disable=len(files) == 1))
     finally:
         manifest.close(is_complete=len(statuses) == len(files))
         if statuses:

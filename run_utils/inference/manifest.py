@@ -103,7 +103,7 @@ class Manifest:
         name = entry.pop("name")
         if status.status != DONE and self.is_done(name, identity):
             return
-        ended = datetime.now(UTC).isoformat(timespec="seconds")
+        ended = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._record.put_slide(name, _without_secrets({**entry, "ended": ended}))
 
     def close(self, *, is_complete: bool) -> None:

@@ -47,7 +47,9 @@ class Monitor:
         self._tracer = tracer
         self._seconds: dict[str, float] = defaultdict(float)
         self._lock = threading.Lock()
+        self._is_stopped = False
         self._bar: tqdm | None = None
+        self._shown = threading.Lock()
         self._mm2_per_tile: float | None = None
         self._num_nuclei = 0
 
@@ -66,26 +68,39 @@ class Monitor:
         with self._lock:
             self._seconds[name] += seconds
 
+    def stop(self) -> None:
+        """Let each thread that counts its next tiles end with KeyboardInterrupt."""
+        self._is_stopped = True
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt where the run is to stop."""
+        if self._is_stopped:
+            raise KeyboardInterrupt
+
     @contextmanager
     def show(self, name: str, num_tiles: int, area_mm2: float | None) -> Iterator[None]:
-        """Show a bar while a slide is worked on.
+        """Show a bar while a slide is worked on, unless another one's is there.
 
         Args:
             name: of the slide.
             num_tiles: tiles to predict.
             area_mm2: that they cover, or None where µm/px is unknown.
         """
+        if num_tiles < 2 or not self._has_bar or not self._shown.acquire(blocking=False):
+            yield
+            return
         self._num_nuclei = 0
-        self._mm2_per_tile = area_mm2 / num_tiles if area_mm2 and num_tiles else None
-        is_off = num_tiles < 2 or not self._has_bar
-        with tqdm(total=num_tiles, desc=name, unit="tile", leave=False, disable=is_off) as self._bar:
-            try:
+        self._mm2_per_tile = area_mm2 / num_tiles if area_mm2 else None
+        try:
+            with tqdm(total=num_tiles, desc=name, unit="tile", leave=False) as self._bar:
                 yield
-            finally:
-                self._bar = None
+        finally:
+            self._bar = None
+            self._shown.release()
 
     def count_tiles(self, count: int) -> None:
         """Count the predicted tiles of a batch."""
+        self.check()
         if self._tracer is not None:
             self._tracer.step()
         if self._bar is not None:

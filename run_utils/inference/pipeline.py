@@ -56,7 +56,7 @@ def stream_regions(
     """Give each region's nuclei, in order; reading, prediction and decoding of several regions overlap.
 
     A nucleus belongs to the region whose core holds its centroid, and is kept where tissue holds that point:
-    so neither grid nor windows decide which nuclei there are. At most ``plan.decode_workers + 2`` regions'
+    so neither grid nor windows decide which nuclei there are. At most ``plan.most_regions`` regions'
     maps are held, and strips of twice the halo along those that are done.
 
     Args:

@@ -57,6 +57,11 @@ class Plan:
     predict_workers: int = 1
     decode_workers: int = 1
 
+    @property
+    def most_regions(self) -> int:
+        """Regions whose maps are held at once: in work, and on either side of that."""
+        return self.decode_workers + 2
+
     def lay_tiles(self, shape: tuple[int, int], rule: WindowRule) -> TileLattice:
         """Return the windows of an image of (H, W) pixels."""
         return lay_tiles(shape, rule, self.window, largest_step=self.region_size, is_exact=self.is_exact)

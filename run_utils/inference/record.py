@@ -7,6 +7,7 @@ an address a file of its own, and `run.json` gets them now and then and at the e
 from __future__ import annotations
 
 import json
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -56,12 +57,13 @@ def open_record(place: Path | Address, working_dir: Path) -> Record:
 
 
 class FolderRecord:
-    """A local `run.json`, and the lines of slides that ended since it was written; for any number of processes."""
+    """A local `run.json`, and the lines of slides that ended since it was written; for any number of runs."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE_NAME
         self._lines_path = folder / LINES_NAME
         self._lines = Lines(self._lines_path)
+        self._looking = threading.Lock()
         self._gathered: Content = {}
         self._version: tuple[int, int, int] | None = None  # of the `run.json` that was gathered from
 
@@ -79,9 +81,10 @@ class FolderRecord:
 
     def slide(self, name: str) -> Content:
         """Return what is written of a slide."""
-        added = self._lines.read()  # first: they are removed once run.json has them
-        entry: Content = added.get(name) or self._slides().get(name, {})
-        return entry
+        with self._looking:
+            added = self._lines.read()  # first: they are removed once run.json has them
+            entry: Content = added.get(name) or self._slides().get(name, {})
+            return entry
 
     def put_slide(self, name: str, entry: Content) -> None:
         """Write down a slide; now and then, gather all."""

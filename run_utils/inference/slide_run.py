@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -27,7 +28,8 @@ from run_utils.inference.plan import Plan
 from run_utils.inference.predictors import Predictor, normalise_stain
 from run_utils.inference.slide_stream import stream_slide
 from run_utils.inference.status import DONE, FAILED, IS_BUSY, SKIPPED, SlideStatus
-from run_utils.inputs import SLIDE_PIXELS, is_slide
+from run_utils.inference.triton_predictor import find_server
+from run_utils.inputs import SLIDE_PIXELS, is_slide, read_header
 from run_utils.outputs import WRITERS, SlideResult
 from run_utils.outputs.colours import name_types
 from run_utils.stain import describe_stain
@@ -88,6 +90,7 @@ class SlideRunner:
         except JournalBusyError:
             status = SlideStatus(name, SKIPPED, IS_BUSY)
         except Exception as error:  # the run moves on to the next slide
+            self.monitor.check()
             is_expected = isinstance(error, (OSError, ValueError, MemoryError))
             logger.error("%s failed: %s", path, error, exc_info=not is_expected)
             status = SlideStatus(name, FAILED, str(error) or type(error).__name__)
@@ -102,6 +105,24 @@ class SlideRunner:
             if status.status == DONE:
                 self.outputs.remove_unfinished(name)
         return status
+
+    def count_regions(self, path: Path | Address) -> float:
+        """Return about how many regions a file has, by its header; infinitely many where that is not at hand."""
+        if isinstance(path, Address):
+            return math.inf
+        try:
+            (height, width), mpp = read_header(path, self.settings.reader)
+        except Exception:  # it is said, and counted, where the slide is tried
+            return math.inf
+        mpp = self.settings.mpp or mpp
+        scale = mpp / self.mpp if mpp and self.mpp else 1.0
+        return math.ceil(height * width * (scale / self.settings.region_size) ** 2)
+
+    def stop(self) -> None:
+        """Let slides that other threads work on end soon, unfinished, as Ctrl-C ends those of the main thread."""
+        self.monitor.stop()
+        if (server := find_server(self.predictor)) is not None:
+            server.give_up()
 
     def _run(self, name: str, path: Path | Address, identity: Identity) -> SlideStatus:
         pending = self.outputs.pending(name, is_done=self.manifest.is_done(name, identity))

@@ -26,9 +26,8 @@ logger = logging.getLogger(__name__)
 Run = Callable[[Tensor], tuple[Tensor, ...]]
 Span = tuple[str, torch.cuda.Event, torch.cuda.Event]
 Graph = tuple[torch.cuda.CUDAGraph, Tensor, tuple[Tensor, ...]]
-MOST_GRAPHS = (
-    6  # each keeps the memory of its features: two streams, whole and last batches, a size in between
-)
+GPU_THREADS = 2  # one copies while the other's network runs; a CPU is filled by one
+MOST_GRAPHS = 6  # each keeps its features: two streams, whole and last batches, a size in between
 GRAPH_WARM_UP = 3  # runs before a graph is captured, in which libraries choose their kernels
 
 
@@ -64,7 +63,7 @@ class TorchPredictor:
         self.dtype = dtype
         self.stays = stays
         self.largest_batch = sys.maxsize
-        self._turns = Turns()
+        self._turns = Turns(GPU_THREADS if device.type == "cuda" else 1)
         self.monitor = monitor or Monitor()
         whole = ProbabilityNetwork(self.network, is_small=is_small)
         self._run: Run = whole if wrap is None else wrap(whole)
@@ -185,20 +184,24 @@ def _timed(name: str, spans: list[Span]) -> Iterator[None]:
 
 
 class Turns:
-    """Lets threads work side by side until memory is short, and one at a time from then on."""
+    """Lets some threads work side by side until memory is short, and one at a time from then on.
 
-    def __init__(self) -> None:
+    Args:
+        most: threads at once.
+    """
+
+    def __init__(self, most: int) -> None:
         self._changed = threading.Condition()
         self._num_working = 0
-        self._is_narrow = False
+        self._most = most
 
     @contextmanager
     def take(self) -> Iterator[bool]:
         """Wait for a turn; give whether nobody else works meanwhile."""
         with self._changed:
-            self._changed.wait_for(lambda: not (self._is_narrow and self._num_working))
+            self._changed.wait_for(lambda: self._num_working < self._most)
             self._num_working += 1
-            is_alone = self._is_narrow
+            is_alone = self._most == 1
         try:
             yield is_alone
         finally:
@@ -209,7 +212,7 @@ class Turns:
     def one_by_one(self) -> None:
         """Let no two threads work at once any more."""
         with self._changed:
-            self._is_narrow = True
+            self._most = 1
 
 
 def _download(maps: Tensor) -> Tensor:

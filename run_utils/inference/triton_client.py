@@ -348,10 +348,8 @@ def _open_grpc(protocol: Any, settings: TritonSettings) -> Any:
         ("grpc.max_send_message_length", LARGEST_MESSAGE),
         ("grpc.max_receive_message_length", LARGEST_MESSAGE),
         ("grpc.max_reconnect_backoff_ms", RECONNECT_MS),
-        (
-            "grpc.use_local_subchannel_pool",
-            1,
-        ),  # each connection for itself: a new one does not wait for an old one
+        # each connection for itself: a new one does not wait for an old one
+        ("grpc.use_local_subchannel_pool", 1),
     ]
     return protocol.InferenceServerClient(
         settings.address,

@@ -26,7 +26,7 @@ from run_utils.inference.predictors import (
     Tiles,
     normalise_stain,
 )
-from run_utils.inference.torch_predictor import TorchPredictor
+from run_utils.inference.torch_predictor import GPU_THREADS, TorchPredictor, Turns
 from tests.conftest import ROOT
 from tests.run_utils.test_inference import MapPredictor
 from tests.stained import stain_image
@@ -117,6 +117,7 @@ def limit_memory(predictor: TorchPredictor, most: int, monkeypatch: pytest.Monke
 def test_a_batch_that_does_not_fit_is_halved_and_stays_so(predictor, monkeypatch) -> None:
     tiles = np.random.default_rng(0).integers(0, 255, (5, 64, 64, 3), np.uint8)
     expected = predictor.predict(tiles)
+    monkeypatch.setattr(predictor, "_turns", Turns(GPU_THREADS))
     tried = limit_memory(predictor, 2, monkeypatch)
     for _ in range(2):
         found = predictor.predict(tiles)
@@ -140,6 +141,7 @@ def test_a_batch_that_fits_only_alone_waits_for_the_other(predictor, monkeypatch
         finally:
             working[0] -= 1
 
+    monkeypatch.setattr(predictor, "_turns", Turns(GPU_THREADS))
     monkeypatch.setattr(predictor, "_predict", predict)
     with ThreadPoolExecutor(2) as threads:
         found = list(threads.map(predictor.predict, [tiles, tiles]))
