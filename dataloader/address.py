@@ -210,9 +210,8 @@ class Address:
 
     def write(self, source: Path | bytes) -> None:
         """Copy a local file, or bytes, there; it appears whole or not at all, where the kind of place can do that."""
-        target = (
-            f"{self._path}.tmp" if self._has_folders else self._path
-        )  # of an object store, a put is whole
+        # of an object store, a put is whole
+        target = f"{self._path}.tmp" if self._has_folders else self._path
         self._make_folder()
         if isinstance(source, Path):
             self._call("put_file", str(source), target, verb="written")

@@ -146,9 +146,8 @@ class WarpedCrop(A.Affine):
     def _draw_corner(self, matrix: np.ndarray, size_xy: np.ndarray) -> np.ndarray:
         """Draw the window's whole-pixel corner in the warped frame, such that it looks inside the patch."""
         half = (self.input_size - 1) / 2
-        reach_xy = (
-            np.abs(np.linalg.inv(matrix[:2, :2])) @ (half, half) + 1
-        )  # of the window, in the patch's frame
+        # of the window, in the patch's frame
+        reach_xy = np.abs(np.linalg.inv(matrix[:2, :2])) @ (half, half) + 1
         middle_xy = (size_xy - 1) / 2
         room_xy = np.maximum(0, middle_xy - reach_xy)
         draws = (self.py_random.uniform(-1, 1), self.py_random.uniform(-1, 1))

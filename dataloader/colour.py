@@ -20,9 +20,8 @@ from torch import Tensor
 from dataloader.stain.arrays import check_batch
 
 _LUMA = (0.299, 0.587, 0.114)  # weights of R, G, B in grey, ITU-R BT.601
-_SEXTANTS_PER_HUE_STEP = (
-    6 / 180
-)  # a full circle is 180 hue steps, or 6 sextants between pure and mixed colours
+# a full circle is 180 hue steps, or 6 sextants between pure and mixed colours
+_SEXTANTS_PER_HUE_STEP = 6 / 180
 _SMALLEST_CHROMA = 1e-6  # grey levels; only keeps the hue of a grey pixel finite
 _GAUSSIAN, _MEDIAN, _NOISE = range(3)  # noise is the last, for it can be left out
 

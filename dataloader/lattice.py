@@ -10,9 +10,8 @@ import numpy as np
 
 from dataloader.grid import Box
 
-LONG_SIDE = (
-    8  # tiles; from here on a window smaller than the largest saves little, and an engine wants one size
-)
+# tiles; from here on a window smaller than the largest saves little, and an engine wants one size
+LONG_SIDE = 8
 
 
 class WindowRule(Protocol):

@@ -13,9 +13,8 @@ from scipy.sparse import csr_matrix
 
 from dataloader.slides import Slide
 
-BLOCK_SIDE = (
-    2048  # px of a slide's level that a thread reads at once: 12 MB, 50 MB where it has to be resampled
-)
+# px of a slide's level that a thread reads at once: 12 MB, 50 MB where it has to be resampled
+BLOCK_SIDE = 2048
 FINENESS = 4  # px read to an overview's pixel, along a side, where the slide has as many
 LARGEST_SHRINK = 64  # level px to a pixel read, so that a block holds whole ones
 READ_THREADS = 4

@@ -116,9 +116,8 @@ def _count_pairs(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return which places of a table of ``shape`` pixels fall into, ascending and flat, and how many into each."""
     places = rows * shape[1] + columns
-    if shape[0] * shape[1] > CELLS_PER_PIXEL * len(
-        places
-    ):  # counting every cell would need memory for empty ones
+    # counting every cell would need memory for empty ones
+    if shape[0] * shape[1] > CELLS_PER_PIXEL * len(places):
         return np.unique(places, return_counts=True)
     counts = np.bincount(places)
     pairs = np.flatnonzero(counts)
@@ -128,9 +127,8 @@ def _count_pairs(
 def _count_nuclei(label_map: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return ids (K,), areas (K,) and the (H, W) map of each pixel's place among the ids, or -1."""
     values = None
-    if (
-        label_map.size and label_map.max() > label_map.size
-    ):  # counting by id would need memory for every absent id
+    # counting by id would need memory for every absent id
+    if label_map.size and label_map.max() > label_map.size:
         values, places = np.unique(label_map, return_inverse=True)
         has_background = values[0] == 0
         label_map = places.reshape(label_map.shape) + (0 if has_background else 1)

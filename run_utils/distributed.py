@@ -137,9 +137,8 @@ class World:
         device = next(network.parameters()).device
         device_ids = [device] if device.type == "cuda" else None
         parallel = DistributedDataParallel(network, device_ids=device_ids, gradient_as_bucket_view=True)
-        parallel.broadcast_buffers = (
-            has_own_statistics  # here, since versions of torch call the argument differently
-        )
+        # set here, since versions of torch call the argument differently
+        parallel.broadcast_buffers = has_own_statistics
         return parallel
 
 

@@ -261,9 +261,8 @@ def _compare(run: _Run, other: _Run, names: list[str], pooling: Pooling, against
 
 
 def _note_failure(name: str, error: Exception) -> str:
-    kind = (
-        "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
-    )  # of a library's own
+    # of an error of a library the kind is said too
+    kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
     reason = kind + " ".join(str(error).split())
     logger.error("%s could not be measured: %s", name, reason)
     return reason

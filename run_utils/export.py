@@ -31,9 +31,8 @@ FACTS = "hovernet"  # the facts' name in each format
 SAMPLE = Path(__file__).parents[1] / "samples" / "CMU-1-Small-Region.svs"
 CHECKED = ((2, 96, 96), (1, 160, 224))  # windows, and (h, w) of their maps in pixels, or a little more
 TOLERANCE = 1e-4  # of probabilities and HV maps
-SMALL_TOLERANCE = (
-    1.02 / FULL_LEVEL
-)  # of small maps: a probability that lies between two levels may become either
+# of small maps: a probability that lies between two levels may become either
+SMALL_TOLERANCE = 1.02 / FULL_LEVEL
 ROUNDING_FACTOR = 4  # times torch's own rounding, where float32 is coarser than that for a network
 FAILURE = 1  # exit status
 

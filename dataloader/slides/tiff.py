@@ -26,9 +26,8 @@ from dataloader.slides.tiff_samples import decode_segment
 from dataloader.slides.tile_cache import TileCache
 
 CACHE_BYTES = 2**25  # 32 MiB: 170 tiles of 256² px
-STRIP_CACHE_BYTES = (
-    2**29
-)  # 512 MiB: 2980 rows of a slide 60,000 px wide, so that a row of regions shares them
+# 512 MiB: 2980 rows of a slide 60,000 px wide, so that a row of regions shares them
+STRIP_CACHE_BYTES = 2**29
 JPEG_START = b"\xff\xd8"
 MAX_STRIP_PIXELS = STRIP_CACHE_BYTES // 12  # a quarter of the cache; what has larger strips is held in memory
 MAX_HELD_PIXELS = 2**28  # of such a level: 805 MB

@@ -72,9 +72,8 @@ class ResidualBlock(nn.Module):
         """(N, in_channels, H, W) -> (N, 4 * channels, H / stride, W / stride)."""
         shortcut = self.shortcut(features)
         for unit in self.units:
-            features = unit(features).add_(
-                shortcut
-            )  # in place: what a convolution gave is not kept for its gradient
+            # in place: what a convolution gave is not kept for its gradient
+            features = unit(features).add_(shortcut)
             shortcut = features
         return self.blk_bna(features)
 

@@ -8,9 +8,8 @@ import cv2
 import numpy as np
 
 SIDE = 16  # px of a thumbnail
-LEAST_STEP = (
-    3  # grey levels between neighbours that count as an edge; less is noise, and blank glass has none
-)
+# grey levels between neighbours that count as an edge; less is noise, and blank glass has none
+LEAST_STEP = 3
 LEAST_EDGES = 96  # of the 480 neighbours; an image with fewer shows too little to be told from others
 ORIENTATIONS = 8
 BLOCK = 512  # images compared at once: bounds memory

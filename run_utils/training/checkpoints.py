@@ -14,9 +14,8 @@ from run_utils.training.flat_settings import FREE_SETTINGS, flatten_settings
 
 STATE_NAME = "state.pt"  # to resume from
 BEST_NAME, LAST_NAME = "best.pt", "last.pt"  # networks, to use
-SAME_STAIN = (
-    1e-4  # relative; a target fitted again by another processor differs less, by far less than a grey level
-)
+# relative; a target fitted again by another processor differs less, by far less than a grey level
+SAME_STAIN = 1e-4
 
 
 @dataclass

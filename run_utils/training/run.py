@@ -40,9 +40,8 @@ def train(run: TrainingRun) -> None:
         ValueError: where another run trains into the same folder.
     """
     torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.benchmark = (
-        True  # patches are of one size: the fastest convolutions are worth finding
-    )
+    # patches are of one size: the fastest convolutions are worth finding
+    torch.backends.cudnn.benchmark = True
     keep_freed_memory()
     with start_world(resolve_device(run.device)) as world:
         parts = build_training(run, world)  # first: what is refused leaves no folder

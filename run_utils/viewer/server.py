@@ -31,9 +31,8 @@ STATIC_FILES = {
     "openseadragon.min.js": "text/javascript; charset=utf-8",
     "openseadragon.LICENSE.txt": "text/plain; charset=utf-8",
 }
-OPENSEADRAGON_STYLE = (
-    "sha256-9xTiqzfwFaL2SGb1rmr8gysEwVVjIvqWAgmZgqFqpEE="  # what version 6.1.1 puts into a page
-)
+# what version 6.1.1 puts into a page
+OPENSEADRAGON_STYLE = "sha256-9xTiqzfwFaL2SGb1rmr8gysEwVVjIvqWAgmZgqFqpEE="
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; "
     f"style-src 'self' '{OPENSEADRAGON_STYLE}'",

@@ -19,9 +19,8 @@ from run_utils.outputs.result import PackedLabels, Part
 from run_utils.outputs.rings import fill_contour
 from run_utils.outputs.store import SELECT_ROWS, open_store, polygon_points, read_slide, table_of_rows
 
-CELL = (
-    1024  # level-0 pixels a side, of the squares that contours are sent in; centroids: times a power of two
-)
+# level-0 pixels a side, of the squares that contours are sent in; centroids: times a power of two
+CELL = 1024
 CONTOUR_STEPS = 4  # to a level-0 pixel, of contours that are sent
 MAX_DOTS = 65_536  # centroids in one answer; of more, evenly many are left out
 MAX_GRID = 512  # cells a side of the density

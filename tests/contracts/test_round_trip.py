@@ -45,9 +45,8 @@ def round_trip(label_map, **arguments):
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
 @pytest.mark.parametrize("legacy", [False, True])
 def test_touching_ellipses_come_back(normalisation, legacy):
-    label_map = np.pad(
-        touching_ellipses(), 4 if legacy else 0
-    )  # legacy encodes nothing at the top and left edge
+    # legacy encodes nothing at the top and left edge
+    label_map = np.pad(touching_ellipses(), 4 if legacy else 0)
     assert len(np.unique(label_map)) == 145
     decoded, nuclei = decode(*round_trip(label_map, legacy=legacy), normalisation=normalisation)
     assert slow_panoptic_quality(label_map, decoded) >= 0.99

@@ -81,9 +81,8 @@ def test_a_full_disk_is_told_from_a_network_that_fails(
 
 
 def test_of_two_that_create_a_file_at_once_one_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(
-        "fsspec.implementations.local.LocalFileSystem.exists", lambda *_: False
-    )  # as both see it
+    # as both see it
+    monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.exists", lambda *_: False)
     Address(f"file://{tmp_path}/run.lock").create(b"one")
     with pytest.raises(FileExistsError, match="is there already"):
         Address(f"file://{tmp_path}/run.lock").create(b"two")

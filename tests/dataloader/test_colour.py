@@ -111,9 +111,8 @@ def test_contrast_scales_the_distance_from_the_mean():
 
 
 def test_contrast_alone_changes_the_spread_and_keeps_the_mean():
-    images = (
-        random_images(num=20, height=64, width=64) // 4
-    ) + 96  # 96..159, which a factor of 1.25 does not clip
+    # 96..159, which a factor of 1.25 does not clip
+    images = random_images(num=20, height=64, width=64) // 4 + 96
     augmented = ColourAugment(**OFF | {"contrast": (0.75, 1.25)})(images, seeded())
     factor = augmented.float().std((1, 2, 3)) / images.float().std((1, 2, 3))
     assert torch.allclose(augmented.float().mean((1, 2, 3)), images.float().mean((1, 2, 3)), atol=0.1)
@@ -137,9 +136,8 @@ def test_saturation_leaves_grey_pixels_alone():
 @pytest.mark.parametrize("steps", [-90.0, -8.0, 0.0, 3.5, 8.0, 61.0, 90.0])
 def test_hue_turns_as_colorsys_turns_it(steps):
     images = random_images(num=1, height=12, width=12)
-    images[0, :, 0, :4] = torch.tensor(
-        [[0, 255, 90, 0], [0, 255, 90, 255], [0, 255, 90, 255]]
-    )  # greys and cyan
+    # greys and cyan
+    images[0, :, 0, :4] = torch.tensor([[0, 255, 90, 0], [0, 255, 90, 255], [0, 255, 90, 255]])
     turned = shift_hue(images.float(), torch.tensor([steps]))
     for before, after in zip(images[0].flatten(1).T, turned[0].flatten(1).T, strict=True):
         hue, saturation, value = colorsys.rgb_to_hsv(*(before.numpy() / 255.0))

@@ -114,9 +114,8 @@ def test_aperios_jpeg2000_in_ycbcr_is_turned_into_rgb(tmp_path):
         if reader == "openslide":
             pytest.importorskip("openslide")
         with open_slide(tmp_path / "a.svs", reader=reader) as slide:
-            assert (
-                np.abs(slide.read((0, 0, 256, 256)).astype(int) - image).max() <= 3
-            )  # rounded to YCbCr, and back
+            # rounded to YCbCr, and back
+            assert np.abs(slide.read((0, 0, 256, 256)).astype(int) - image).max() <= 3
 
 
 def test_the_tile_that_is_damaged_is_named_and_the_others_are_read(noise, tmp_path):

@@ -114,9 +114,8 @@ def test_strips_of_two_halos_are_kept_along_a_row_of_regions_however_tall_the_sl
         np.zeros((height + 200, 1100), np.float32), np.zeros((2, height + 200, 1100), np.float32), None
     )
     kept = [count_pixels(pieces) for _, pieces in assemble(lattice, boxes, None, whole)]
-    strip = (
-        2 * halo * (shape[1] + 2 * halo * grid.num_columns)
-    )  # its ends are kept for both regions that meet there
+    # its ends are kept for both regions that meet there
+    strip = 2 * halo * (shape[1] + 2 * halo * grid.num_columns)
     beside = 2 * halo * (160 + 2 * halo)
     assert strip / 2 < max(kept) <= strip + beside
     assert kept[-1] == 0

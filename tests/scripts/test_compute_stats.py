@@ -51,9 +51,8 @@ def test_a_run_is_measured_and_compared_with_another_in_one_command(folders: Pat
     assert {path.name for path in (folders / "scores").iterdir()} == names
     with (folders / "scores" / "differences.csv").open(newline="") as file:
         worse = {(row["score"], row["group"]): row["value"] for row in csv.DictReader(file)}
-    assert float(worse["mPQ+", ""]) == pytest.approx(
-        2 * 18 / (24 + 18) - 1
-    )  # 18 of 24 nuclei, half of each type
+    # 18 of 24 nuclei, half of each type
+    assert float(worse["mPQ+", ""]) == pytest.approx(2 * 18 / (24 + 18) - 1)
 
 
 def test_bad_files_end_in_a_line_each_and_status_one(folders: Path) -> None:

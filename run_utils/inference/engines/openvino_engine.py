@@ -26,9 +26,8 @@ class Engine:
             "INFERENCE_NUM_THREADS": num_threads,
             "INFERENCE_PRECISION_HINT": self.precision,
         }
-        if num_threads < len(
-            os.sched_getaffinity(0)
-        ):  # one of several here, which would all be pinned to the same
+        # one of several here, which would all be pinned to the same
+        if num_threads < len(os.sched_getaffinity(0)):
             settings["ENABLE_CPU_PINNING"] = False
         self._request = core.compile_model(model_path, DEVICE, settings).create_infer_request()
 
