@@ -35,6 +35,7 @@ ADDRESS = re.compile(r"(?:(?P<scheme>https?|grpcs?)://)?(?P<host>[^\s/]+:\d+)/*"
 PACKAGES = {"http": "geventhttpclient", "grpc": "grpc"}  # that tritonclient needs for each protocol
 CONFIG_TIMEOUT_S = 30.0  # of questions that need no network
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 5.0
+ENDING_S = 5.0  # that threads get to end; one whose server is away may take longer
 RECONNECT_MS = 2000  # gRPC tries again at least as often; its own limit is two minutes
 LARGEST_MESSAGE = 2**31 - 1  # bytes, gRPC's own limit
 # How servers, and what stands before them, say that they will answer later, by HTTP status and gRPC code
@@ -71,10 +72,11 @@ class TritonClient:
         self._questions: queue.SimpleQueue[Question | None] = queue.SimpleQueue()
         self._pending: set[Future[Any]] = set()
         patience = Patience(f"Triton server at {self.address}", settings.patience_s)
-        for _ in range(settings.requests):
-            asker = Asker(self.settings, patience, self._questions)
-            threading.Thread(target=asker.work, name="triton", daemon=True).start()
-        weakref.finalize(self, _dismiss, self._questions, settings.requests)
+        askers = [Asker(self.settings, patience, self._questions) for _ in range(settings.requests)]
+        threads = [threading.Thread(target=asker.work, name="triton", daemon=True) for asker in askers]
+        for thread in threads:
+            thread.start()
+        weakref.finalize(self, _dismiss, self._questions, threads)
 
     def config(self) -> dict[str, Any]:
         """Return the model's configuration; errors as of `infer`."""
@@ -174,9 +176,14 @@ class Asker:
             self._connection = None
 
 
-def _dismiss(questions: queue.SimpleQueue[Question | None], count: int) -> None:
-    for _ in range(count):
+def _dismiss(questions: queue.SimpleQueue[Question | None], threads: Sequence[threading.Thread]) -> None:
+    """End threads, and wait for them: Python crashes where it ends while one of them destroys its hub."""
+    for _ in threads:
         questions.put(None)
+    deadline = time.monotonic() + ENDING_S
+    for thread in threads:
+        if thread is not threading.current_thread():  # where the last to let go of the client is one of them
+            thread.join(max(deadline - time.monotonic(), 0.0))
 
 
 class Patience:
