@@ -32,10 +32,11 @@ from run_utils.devices import (
 from run_utils.inference.augmented import VIEWS, AugmentedPredictor
 from run_utils.inference.engines.predictor import EnginePredictor
 from run_utils.inference.engines.process import missing_packages
+from run_utils.inference.gpu_threads import GPU_THREADS
 from run_utils.inference.monitor import Monitor
 from run_utils.inference.plan import CPU_WINDOW, GPU_WINDOW, DecodeOptions, Plan
 from run_utils.inference.predictors import OverlappingPredictor, Predictor, PredictorGroup
-from run_utils.inference.torch_predictor import GPU_THREADS, CudaGraphs, Run, TorchPredictor
+from run_utils.inference.torch_predictor import CudaGraphs, Run, TorchPredictor
 from run_utils.inference.triton_predictor import TritonPredictor, find_server
 from run_utils.inference.window import choose_window
 from run_utils.provenance import describe_environment
@@ -83,6 +84,7 @@ def _torch(
 ) -> Predictor:
     is_gpu = engine.device.type == "cuda"
     torch.backends.cudnn.benchmark = is_gpu  # windows are of one size: fast convolutions are worth finding
+    torch.backends.cudnn.allow_tf32 = engine.dtype != torch.float32  # fp32 is not to mean ten bits
     fused = fuse(network, merge_decoders=is_gpu).to(memory_format=torch.channels_last)
     return TorchPredictor(
         fused,

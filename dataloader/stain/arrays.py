@@ -57,7 +57,7 @@ def has_cupy() -> bool:
     try:
         cupy = load_gpu().cupy
         return int((cupy.zeros(1, np.uint8) + 1)[0]) == 1  # compiled and run: the driver may be too old
-    except (ImportError, OSError, RuntimeError) as error:  # CuPy's own errors of CUDA are RuntimeErrors
+    except Exception as error:  # of its import, the driver, or the compiler: each has a class of its own
         _log.warning("CuPy is installed but does not work (%s): torch works in its place", error)
         return False
 
@@ -180,7 +180,8 @@ def average_blocks(images: Any) -> Any:
 def look_up_tensor(table: np.ndarray, levels: Tensor) -> Tensor:
     """Return the entries of a (256,) float32 table for uint8 grey levels; far faster than indexing with them."""
     index = levels.contiguous().flatten().int()
-    return torch.from_numpy(table).to(levels.device).index_select(0, index).view(levels.shape)
+    on_device = torch.from_numpy(table).to(levels.device, non_blocking=True)
+    return on_device.index_select(0, index).view(levels.shape)
 
 
 def _to_device(index: np.ndarray, array: Any) -> Any:

@@ -159,7 +159,7 @@ def _wanted_keys(keys_out: Tensor, num_keys: int, *, legacy: bool) -> Tensor:
     else:
         is_wanted = torch.zeros(num_keys, dtype=torch.bool, device=keys_out.device)
         is_wanted.index_fill_(0, keys_out.flatten(), True)
-    is_wanted[BACKGROUND] = False
+    is_wanted.narrow(0, BACKGROUND, 1).zero_()  # an assignment would wait for the device
     return is_wanted
 
 

@@ -11,6 +11,7 @@ from itertools import chain, islice, tee
 from typing import TypeVar
 
 import numpy as np
+import torch
 
 from dataloader.grid import Box
 from dataloader.slides import read_mirrored
@@ -119,8 +120,8 @@ def _predict_windows(
             for batch in _batch(windows_yxyx, plan.batch_size)
         )
         predicting = (
-            (len(batch), workers.submit(predict, _stack(batch, monitor)))
-            for batch in _ahead(reading, BATCHES_AHEAD)
+            (len(batch), workers.submit(predict, _stack(batch, monitor, size)))
+            for batch, size in _sized(_ahead(reading, BATCHES_AHEAD), predictor.device)
         )
         for num_tiles, batch in _ahead(predicting, plan.predict_workers):
             maps = batch.result()
@@ -129,9 +130,19 @@ def _predict_windows(
                 yield ProbabilityMaps._make(None if array is None else array[index] for array in maps)
 
 
-def _stack(reading: Sequence[Future[np.ndarray]], monitor: Monitor) -> np.ndarray:
+def _stack(reading: Sequence[Future[np.ndarray]], monitor: Monitor, size: int) -> np.ndarray:
+    """Return tiles as an array of ``size``; where they are fewer, the last one fills it."""
     with monitor.stage("wait for reading"):
-        return np.stack([tile.result() for tile in reading])
+        tiles = [tile.result() for tile in reading]
+    return np.stack([*tiles, *tiles[-1:] * (size - len(tiles))])
+
+
+def _sized(batches: Iterator[list[Item]], device: torch.device) -> Iterator[tuple[list[Item], int]]:
+    """Give batches and the sizes to predict them in: on a GPU, whose kernels are chosen for one, that of the first."""
+    first = 0
+    for batch in batches:
+        first = first or len(batch)
+        yield batch, first if device.type == "cuda" else len(batch)
 
 
 def _batch(items: Iterator[Item], size: int) -> Iterator[list[Item]]:

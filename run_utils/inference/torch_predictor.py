@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import queue
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from models.hovernet.checkpoint import Network
 from models.hovernet.facts import ModelFacts
 from models.hovernet.geometry import Geometry
 from models.hovernet.probabilities import ProbabilityNetwork
+from run_utils.inference.gpu_threads import GPU_THREADS, own_stream, threads_of
 from run_utils.inference.monitor import COPY, NETWORK, Monitor
 from run_utils.inference.predictors import Maps, ProbabilityMaps, Tiles
 
@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 Run = Callable[[Tensor], tuple[Tensor, ...]]
 Span = tuple[str, torch.cuda.Event, torch.cuda.Event]
 Graph = tuple[torch.cuda.CUDAGraph, Tensor, tuple[Tensor, ...]]
-GPU_THREADS = 2  # one copies while the other's network runs; a CPU is filled by one
 MOST_GRAPHS = 6  # each keeps its features: two streams, whole and last batches, a size in between
 GRAPH_WARM_UP = 3  # runs before a graph is captured, in which libraries choose their kernels
 
@@ -63,13 +62,12 @@ class TorchPredictor:
         self.dtype = dtype
         self.stays = stays
         self.largest_batch = sys.maxsize
-        self._turns = Turns(GPU_THREADS if device.type == "cuda" else 1)
+        self._turns = Turns(GPU_THREADS if device.type == "cuda" else 1)  # a CPU is filled by one
         self.monitor = monitor or Monitor()
         whole = ProbabilityNetwork(self.network, is_small=is_small)
         self._run: Run = whole if wrap is None else wrap(whole)
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # weights that are on their way
-        self._streams: queue.LifoQueue[torch.cuda.Stream] = queue.LifoQueue()
 
     def predict(self, tiles: Tiles) -> ProbabilityMaps:
         """Return the maps of (N, H, W, 3) uint8 RGB tiles, each side less by the geometry's margin.
@@ -120,18 +118,25 @@ class TorchPredictor:
             torch.cuda.empty_cache()
 
     def _predict(self, tiles: Tiles) -> ProbabilityMaps:
-        autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-        with torch.inference_mode(), autocast:
-            if self.device.type == "cuda":
-                return _named(self._predict_on_gpu(tiles))
-            with self.monitor.stage(NETWORK):
-                return _named([maps.numpy() for maps in self._run(torch.as_tensor(tiles))])
+        if self.device.type == "cuda":
+            given = torch.cuda.current_stream(self.device)
+            return _named(threads_of(self.device).submit(self._predict_on_gpu, tiles, given).result())
+        with self._computing(), self.monitor.stage(NETWORK):
+            return _named([maps.numpy() for maps in self._run(torch.as_tensor(tiles))])
 
-    def _predict_on_gpu(self, tiles: Tiles) -> Sequence[Maps]:
-        """Work on a stream that no other thread is using, so that one's copies go on beside the other's network."""
-        given = torch.cuda.current_stream(self.device)
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32),
+        ):
+            yield
+
+    def _predict_on_gpu(self, tiles: Tiles, given: torch.cuda.Stream) -> Sequence[Maps]:
+        """Work on this thread's own stream, so that its copies go on beside another's network."""
+        stream = own_stream()
         spans: list[Span] = []
-        with self._free_stream() as stream, torch.cuda.stream(stream):
+        with self._computing(), torch.cuda.stream(stream):
             if isinstance(tiles, Tensor):
                 stream.wait_stream(given)  # which may still be making them
             with _timed(COPY, spans):
@@ -159,17 +164,6 @@ class TorchPredictor:
         if isinstance(tiles, Tensor):
             return tiles.to(self.device, non_blocking=True)
         return torch.from_numpy(np.ascontiguousarray(tiles)).pin_memory().to(self.device, non_blocking=True)
-
-    @contextmanager
-    def _free_stream(self) -> Iterator[torch.cuda.Stream]:
-        try:
-            stream = self._streams.get_nowait()
-        except queue.Empty:
-            stream = torch.cuda.Stream(self.device)
-        try:
-            yield stream
-        finally:
-            self._streams.put(stream)
 
 
 @contextmanager
@@ -245,20 +239,21 @@ class CudaGraphs:
         network: maps a tensor to a tuple of tensors, on a GPU.
     """
 
+    _capturing = threading.Lock()  # one at a time in the process, whatever the GPU
+
     def __init__(self, network: nn.Module) -> None:
         self.network = network
         self._graphs: dict[tuple[int, ...], Graph] = {}
-        self._capturing = threading.Lock()
 
     def __call__(self, tiles: Tensor) -> tuple[Tensor, ...]:
         """Return the network's maps of tiles on the GPU, on the current stream."""
         key = (torch.cuda.current_stream(tiles.device).cuda_stream, *tiles.shape)
         with self._capturing:
             if len(self._graphs) >= MOST_GRAPHS and key not in self._graphs:
-                self._graphs.clear()
-            if key not in self._graphs:
-                self._graphs[key] = self._capture(tiles)
-            graph, given, maps = self._graphs[key]
+                del self._graphs[next(iter(self._graphs))]  # the one that was used longest ago
+            found = self._graphs.pop(key) if key in self._graphs else self._capture(tiles)
+            self._graphs[key] = found
+        graph, given, maps = found
         given.copy_(tiles)
         graph.replay()
         return maps
@@ -272,8 +267,9 @@ class CudaGraphs:
         given = tiles.clone()
         for _ in range(GRAPH_WARM_UP):
             self.network(given)
-        torch.cuda.current_stream(tiles.device).synchronize()
+        stream = torch.cuda.current_stream(tiles.device)
+        stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             maps = self.network(given)
         return graph, given, maps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,8 @@ logger = logging.getLogger(__name__)
 
 FILE_NAME = "windows.json"
 PATIENCE = 1.0  # seconds that a window may take to be tried out
-COLD_PATIENCE = 3.0  # seconds that the first, uncounted call of a window may take
+# seconds that the first, uncounted call of a window may take; on a GPU kernels are loaded and chosen in it
+COLD_PATIENCE = {"cpu": 3.0, "cuda": 60.0}
 TRIES = 2  # calls that count
 GAIN = 0.95  # of the largest window's cost: a smaller one must save more than 5 % to be chosen
 MEMORY_SHARE = 0.8  # of a GPU's free memory that a window may take
@@ -49,7 +51,7 @@ def choose_window(
     known = _read(path).get(key)
     if known is None or known["window"] not in windows:
         costs = measure_windows(predictor, windows, batch_size)
-        known = {"window": _cheapest(costs, windows[-1]), "seconds_per_mpx": costs}
+        known = {"window": _cheapest(costs, windows), "seconds_per_mpx": costs}
         _remember(path, key, known)
         listed = ", ".join(f"{window} px {cost:.3f}" for window, cost in costs.items())
         logger.info(
@@ -62,6 +64,8 @@ def choose_window(
 def measure_windows(predictor: Predictor, windows: Sequence[int], batch_size: int) -> dict[int, float]:
     """Return the seconds that a megapixel of output takes by window, as far as a second for each allows.
 
+    Those of the first window for which memory is too short are infinite.
+
     Args:
         predictor: gives the maps.
         windows: sides in pixels, ascending.
@@ -71,13 +75,17 @@ def measure_windows(predictor: Predictor, windows: Sequence[int], batch_size: in
     seconds = taken = 0.0
     for before, window in zip([windows[0], *windows], windows, strict=False):
         growth = (window / before) ** 2
-        if seconds * growth > PATIENCE or taken * growth > MEMORY_SHARE * free_memory(predictor.device):
+        if seconds * growth > PATIENCE:
+            break
+        if taken * growth > MEMORY_SHARE * free_memory(predictor.device):
+            costs[window] = math.inf
             break
         side = predictor.geometry.input_size_for(window - predictor.geometry.margin)
         try:
             seconds, taken = _try_out(predictor, side, batch_size)
         except (MemoryError, RuntimeError) as error:
-            logger.info("windows of %d px and more are not tried out: %s", window, error)
+            logger.info("windows of %d px and more are left out: %s", window, error)
+            costs[window] = math.inf
             break
         if seconds > PATIENCE:
             break
@@ -96,17 +104,20 @@ def _try_out(predictor: Predictor, side: int, batch_size: int) -> tuple[float, f
         start = time.perf_counter()
         predictor.predict(tiles)
         times.append(time.perf_counter() - start)
-        if times[0] > COLD_PATIENCE:
+        if times[0] > COLD_PATIENCE[predictor.device.type]:
             break
     taken = torch.cuda.max_memory_allocated(predictor.device) if is_gpu else 0
     return min(times[1:] or times), float(taken)
 
 
-def _cheapest(costs: Mapping[int, float], default: int) -> int:
-    if default not in costs:
-        return default
+def _cheapest(costs: Mapping[int, float], windows: Sequence[int]) -> int:
+    """Return the largest window that fits, unless it was measured and another one is clearly better."""
+    too_large = min((window for window, cost in costs.items() if cost == math.inf), default=math.inf)
+    largest = max((window for window in windows if window < too_large), default=windows[0])
+    if largest not in costs:
+        return largest
     best = min(costs, key=lambda window: costs[window])
-    return best if costs[best] < GAIN * costs[default] else default
+    return best if costs[best] < GAIN * costs[largest] else largest
 
 
 def _read(path: Path) -> dict[str, Any]:

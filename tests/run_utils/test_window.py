@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -107,8 +108,9 @@ def test_a_window_that_does_not_fit_ends_the_trials_and_not_the_run(
         return fits(tiles)
 
     monkeypatch.setattr(predictor, "predict", predict)
-    assert list(measure_windows(predictor, WINDOWS, batch_size=1)) == [64]
-    assert choose_window(predictor, WINDOWS, batch_size=1, facts=FACTS, folder=tmp_path) == 192
+    costs = measure_windows(predictor, WINDOWS, batch_size=1)
+    assert list(costs) == [64, 128] and costs[128] == math.inf
+    assert choose_window(predictor, WINDOWS, batch_size=1, facts=FACTS, folder=tmp_path) == 64
 
 
 def test_a_remembered_window_that_no_longer_fits_is_chosen_anew(
