@@ -105,10 +105,10 @@ def list_rows(device: str) -> list[Benchmark]:
     decode = ("-m", "benchmarks.gpu_decode")
     stain = ("-m", "benchmarks.stain", "--sizes", *(("1024", "4000") if is_gpu else ("64",)))
     rows = [
-        Benchmark("tests", "correctness", (*tests, *files_with_gpu_tests()), limit_s=120),
+        Benchmark("tests", "correctness", (*tests, *files_with_gpu_tests()), limit_s=240),
         Benchmark("gpu_decode", "decode", (*decode, *(() if is_gpu else TINY_DECODE)), limit_s=90),
-        _part("torch", "network", device, limit_s=60),
-        _part("cudagraphs", "network", device, limit_s=60),
+        _part("torch", "network", device, limit_s=90),
+        _part("cudagraphs", "network", device, limit_s=90),
         _part("slide", "slides", device, limit_s=150),
         _part("training", "training", device, limit_s=120),
         Benchmark("stain", "stains", stain, limit_s=60),

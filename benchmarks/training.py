@@ -142,6 +142,7 @@ def main() -> None:
     logging.basicConfig(level=logging.ERROR)
     keep_freed_memory()  # as training does, here for both sides
     torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
     plan = Plan.of(arguments.device, arguments.steps)
     with tempfile.TemporaryDirectory() as folder:
         draw_patches(Path(folder) / "train.zarr", plan.num_patches)

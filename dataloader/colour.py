@@ -144,18 +144,20 @@ class ColourAugment:
         if rows := _rows_where([kind == _GAUSSIAN for kind in kinds]):
             sizes = drawn.sizes[:, rows]
             on_device = sizes.to(pixels.device, non_blocking=True)
-            pixels[rows] = blur_gaussian(pixels[rows], on_device, int(sizes.max()))
+            places = _on_device(rows, pixels)
+            pixels[places] = blur_gaussian(pixels[places], on_device, int(sizes.max()))
         for size in sorted(set(self.blur_kernels) - {1}):
             draws = zip(kinds, median_sizes, strict=True)
             if rows := _rows_where([draw == (_MEDIAN, size) for draw in draws]):
-                pixels[rows] = filter_median(images[rows], size).to(pixels.dtype)
+                places = _on_device(rows, pixels)
+                pixels[places] = filter_median(images[places], size).to(pixels.dtype)
         if rows := _rows_where([kind == _NOISE for kind in kinds]):
             noise = next(noise_of_rows)
             colours, deviation = torch.stack(
                 [drawn.is_per_channel[rows], self.noise * drawn.spread[rows]]
             ).to(pixels.device, non_blocking=True)
             noise = torch.where(_per_sample(colours > 0), noise, noise[:, :1])
-            pixels[rows] += noise.mul_(_per_sample(deviation))
+            pixels[_on_device(rows, pixels)] += noise.mul_(_per_sample(deviation))
 
     def _recolour(self, pixels: Tensor, tone: Tensor) -> None:
         """Change hue, saturation, brightness and contrast of the float32 ``pixels`` in place.
@@ -196,7 +198,7 @@ def _draw_noise(kinds: list[int], rows: range, images: Tensor, seed: int) -> Ite
         shape = (len(group), *images.shape[1:])
         noise = torch.randn(shape, generator=generator, device=images.device)
         if chosen := _rows_where([row in rows for row in group]):
-            yield noise[chosen]
+            yield noise[_on_device(chosen, noise)]
 
 
 def _rows_where(is_wanted: list[bool]) -> list[int] | slice | None:
@@ -204,6 +206,11 @@ def _rows_where(is_wanted: list[bool]) -> list[int] | slice | None:
     if is_wanted and all(is_wanted):
         return slice(None)
     return [row for row, wanted in enumerate(is_wanted) if wanted] or None
+
+
+def _on_device(rows: list[int] | slice, like: Tensor) -> Tensor | slice:
+    """Return what selects rows where a tensor lies; a list would be brought there while the host waits."""
+    return rows if isinstance(rows, slice) else torch.tensor(rows).to(like.device, non_blocking=True)
 
 
 def shift_hue(pixels: Tensor, steps: Tensor) -> Tensor:
@@ -275,7 +282,7 @@ def blur_gaussian(pixels: Tensor, sizes: Tensor, largest: int) -> Tensor:
         start = (largest - size) // 2
         row = [comb(size - 1, step) for step in range(size)]
         weights[size, start : start + size] = torch.tensor(row) / 2 ** (size - 1)
-    taps = weights.to(pixels.device)[sizes]  # (2, N, largest)
+    taps = weights.to(pixels.device, non_blocking=True)[sizes]  # (2, N, largest)
     for axis in (2, 3):
         padded = _repeat_border(pixels, largest // 2, axis)
         shifted = (padded.narrow(axis, step, pixels.shape[axis]) for step in range(largest))

@@ -22,6 +22,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
+@pytest.fixture(autouse=True)
+def _full_precision(request: pytest.FixtureRequest) -> None:
+    """Let a GPU compute float32 in float32, which convolutions do not by default."""
+    if request.node.get_closest_marker("gpu"):
+        import torch
+
+        torch.backends.cudnn.allow_tf32 = False
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep what tests measure, export and compile out of the user's cache."""

@@ -11,8 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -21,6 +20,7 @@ from config.schema import PhaseSettings, TrainingRun
 from models.hovernet.checkpoint import Network
 from run_utils.devices import describe_device
 from run_utils.distributed import without_sharing
+from run_utils.training.averaging import make_average, move_average
 from run_utils.training.batches import draw_batches
 from run_utils.training.checkpoints import STATE_NAME, Progress, load_state
 from run_utils.training.forward import Forward, make_forward
@@ -50,8 +50,6 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
 }
 
-Weights = tuple[Tensor, ...] | list[Tensor]
-
 
 class Trainer:
     """A run: trains, validates, keeps the best network, and goes on where a killed run stopped.
@@ -77,7 +75,7 @@ class Trainer:
         self._join()
         self.parallel: nn.Module = parts.network
         self.forward = make_forward(parts.network, run.train)  # as of now, where it cannot be
-        self.average = self._make_average()
+        self.average = make_average(self.network) if self.settings.ema_decay else None
         self.scaler = torch.amp.GradScaler(parts.device.type, enabled=parts.dtype == torch.float16)
         self.output_dir = Path(run.output)
         self.progress = Progress()
@@ -180,7 +178,9 @@ class Trainer:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
-            self.average.update_parameters(self.network)
+            step = self.progress.step  # early on it follows closely, so that it forgets the fresh weights
+            decay = min(self.settings.ema_decay, (1 + step) / (10 + step))
+            move_average(self.average, self.network, decay)
         self.progress.step += 1
 
     def _after_step(self, rate: float, bar: tqdm) -> None:
@@ -333,17 +333,6 @@ class Trainer:
         kind = OPTIMIZERS[self.settings.optimizer]
         rate = self.settings.phases[self.progress.phase].learning_rate
         return kind(self.network.parameters(), lr=rate, weight_decay=self.settings.weight_decay)
-
-    def _make_average(self) -> AveragedModel | None:
-        if not self.settings.ema_decay:
-            return None
-        return AveragedModel(self.network, multi_avg_fn=self._average_weights, use_buffers=True)
-
-    def _average_weights(self, averaged: Weights, current: Weights, count: Tensor | int) -> None:
-        """Move the average; early on it follows closely, so that it forgets the fresh weights."""
-        step = self.progress.step
-        decay = min(self.settings.ema_decay, (1 + step) / (10 + step))
-        get_ema_multi_avg_fn(decay)(averaged, current, count)
 
     def _autocast(self) -> contextlib.AbstractContextManager[None]:
         return torch.autocast(

@@ -109,4 +109,6 @@ def test_maps_on_a_gpu_are_those_of_the_cpu(build: Build) -> None:
         on_cpu = network(images)
         on_gpu = network.cuda()(images.cuda())
     for a, b in zip(on_cpu, on_gpu, strict=True):
-        torch.testing.assert_close(b.cpu(), a, atol=2e-3, rtol=2e-3)
+        torch.testing.assert_close(
+            b.cpu(), a, atol=2e-3 * float(a.std()), rtol=2e-3
+        )  # logits reach thousands

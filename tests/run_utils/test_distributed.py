@@ -135,7 +135,8 @@ def test_a_patch_gets_the_same_colours_in_any_share_of_its_batch(colour: Any, de
         for rank in range(size):
             rows = World(rank, size).rows(len(images))
             mine = colour(images[rank::size], torch.Generator().manual_seed(7), rows)
-            assert torch.equal(mine, whole[rank::size])
+            difference = (mine.int() - whole[rank::size].int()).abs().max()
+            assert difference <= (device == "cuda")  # there a mean is added up in another order
 
 
 def test_the_world_is_what_torchrun_says_and_one_process_without_it() -> None:
