@@ -70,6 +70,7 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError:
             self.send_error(404)
             return
+        self.served.count(len(data) if has_body else 0)  # before the answer, after which it is looked up
         self.send_response(206 if asked else 200)
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("Content-Length", str(len(data)))
@@ -78,4 +79,3 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if has_body:
             self.wfile.write(data)
-        self.served.count(len(data) if has_body else 0)

@@ -20,11 +20,7 @@ from pathlib import Path
 from run_utils.files import locking
 
 ENVIRONMENT = Path(__file__).resolve().parents[1] / ".engines" / "triton"
-PACKAGES = (
-    "nvidia-pytriton==0.7.0",
-    "numpy<2",
-    "onnxruntime>=1.22",
-)  # with numpy 2 its outputs come back empty
+PACKAGES = ("nvidia-pytriton==0.7.0", "numpy<2", "onnxruntime>=1.22")  # with numpy 2 its outputs are empty
 READY = ".ready"
 HOST = "127.0.0.1"
 START_S = 60.0  # that a server may take until it answers
@@ -43,11 +39,11 @@ class TritonServer:
     def __init__(self, repository: Path, *options: str) -> None:
         self.repository = repository
         self.options = options
-        self.http_port, self.grpc_port = free_port(), free_port()
         self.log_path = repository.parent / f"{repository.name}.log"
         self._shared = f"hovernet_{uuid.uuid4().hex[:12]}_"
         self._process: subprocess.Popen[bytes] | None = None
         self._root = build_environment()
+        self.http_port, self.grpc_port = two_free_ports()
 
     def address(self, protocol: str) -> str:
         """Return `host:port` for http or grpc."""
@@ -143,11 +139,12 @@ def build_environment(folder: Path = ENVIRONMENT) -> Path:
     return _packages_dir(folder) / "pytriton" / "tritonserver"
 
 
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        return int(listener.getsockname()[1])
+def two_free_ports() -> tuple[int, int]:
+    """Return ports that nobody listens on."""
+    with socket.socket() as one, socket.socket() as other:
+        one.bind((HOST, 0))
+        other.bind((HOST, 0))
+        return int(one.getsockname()[1]), int(other.getsockname()[1])
 
 
 def _python(folder: Path) -> Path:

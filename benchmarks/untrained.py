@@ -16,5 +16,5 @@ def untrained_hovernet(mode: str) -> HoVerNet:
     head = network.get_submodule("decoder.np.u0.conv")
     assert isinstance(head, torch.nn.Conv2d)
     torch.nn.init.zeros_(head.weight)
-    head.bias.data = torch.tensor([LOGIT, -LOGIT])
+    head.bias = torch.nn.Parameter(torch.tensor([LOGIT, -LOGIT]))
     return network

@@ -45,7 +45,7 @@ def holding_address(output: Path | Address) -> Iterator[None]:
     folder = working_dir(output)
     folder.mkdir(parents=True, exist_ok=True)
     lock = output / FILE_NAME
-    with (folder / ".address.lock").open("a+b") as sharers:
+    with _obeying_interrupts(), (folder / ".address.lock").open("a+b") as sharers:
         fcntl.flock(sharers, fcntl.LOCK_SH)
         token = _token(folder)
         _take(lock, token, output)
@@ -61,6 +61,20 @@ def holding_address(output: Path | Address) -> Iterator[None]:
         finally:
             beat.stop()
             _let_go(lock, token, sharers)
+
+
+@contextmanager
+def _obeying_interrupts() -> Iterator[None]:
+    """Let SIGINT stop the main thread where it is ignored, as in what a script starts with `&`."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Beat(threading.Thread):

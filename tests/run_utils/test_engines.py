@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +25,7 @@ from run_utils.inference.engines.predictor import MOST_KEPT, EnginePredictor, ex
 from run_utils.inference.engines.process import EXTRAS, EngineProcess, environment
 from run_utils.inference.predictors import ProbabilityMaps
 from run_utils.inference.torch_predictor import TorchPredictor
+from tests.waiting import is_running, wait_until
 
 ENGINES = tuple(EXTRAS)
 
@@ -113,14 +113,21 @@ def test_a_process_that_is_killed_at_work_gives_an_error_and_the_next_works(
     assert_maps_close(predictor.predict(tiles), predict_with_torch(network, tiles), 1e-4)
 
 
-def test_maps_of_an_interrupted_call_are_not_taken_for_those_of_the_next(network, cache_dir) -> None:
+def test_maps_of_an_interrupted_call_are_not_taken_for_those_of_the_next(
+    network: HoVerNetLite, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     predictor = EnginePredictor(network, "onnxruntime", torch.float32, cache_dir)
     first, second = make_tiles(2, 64, 96, seed=1)[:, None]
-    main = threading.main_thread().ident
-    timer = threading.Timer(0.2, signal.pthread_kill, [main, signal.SIGINT])
-    with pytest.raises(KeyboardInterrupt):
+    interrupt = threading.Timer(0.2, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT])
+    real = process_module._exchange
+
+    def exchange(*arguments: Any) -> str:
+        interrupt.start()  # once it is asked: an interruption before leaves nothing to mix up
+        return real(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(process_module, "_exchange", exchange)
         os.kill(predictor.pid, signal.SIGSTOP)
-        timer.start()
         predictor.predict(first)
     assert_maps_close(predictor.predict(second), predict_with_torch(network, second), 1e-4)
     predictor.close()
@@ -183,13 +190,6 @@ sys.stdin.read()
 """
 
 
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 @pytest.mark.parametrize(("engine", "ending"), [("openvino", signal.SIGKILL), ("onnxruntime", None)])
 def test_the_process_of_an_engine_ends_when_ours_does(
     engine: str, ending: signal.Signals | None, network: HoVerNetLite, cache_dir: Path, tmp_path: Path
@@ -204,10 +204,7 @@ def test_the_process_of_an_engine_ends_when_ours_does(
     if ending is not None:
         ours.send_signal(ending)
     assert ours.communicate()[1] == ""  # neither errors nor warnings of leaks
-    deadline = time.monotonic() + 10
-    while is_running(int(pid)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not is_running(int(pid))
+    wait_until(lambda: not is_running(int(pid)))
     assert not list(tmp_path.iterdir())  # where the engines' telemetry would keep its state
 
 

@@ -24,6 +24,7 @@ from run_utils.inference.predictors import ProbabilityMaps
 from run_utils.inference.torch_predictor import TorchPredictor
 from tests.conftest import ROOT
 from tests.drawing import draw_pairs
+from tests.waiting import wait_until
 
 
 class MapPredictor:
@@ -241,10 +242,10 @@ def test_an_error_while_reading_is_raised_and_ends_the_threads() -> None:
             raise SlideError("slide.svs: tile 7 cannot be decoded")
         return np.zeros((box[2] - box[0], box[3] - box[1], 3), np.float32)
 
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with pytest.raises(SlideError, match="tile 7"):
         infer_image(read, (2000, 300), MapPredictor(FAST), Plan(window=256, region_size=128))
-    assert threading.active_count() == before
+    assert not set(threading.enumerate()) - before
 
 
 def test_an_error_while_predicting_is_raised_at_once_and_ends_the_threads() -> None:
@@ -255,11 +256,11 @@ def test_an_error_while_predicting_is_raised_at_once_and_ends_the_threads() -> N
                 raise MemoryError("a window does not fit")
             return super().predict(tiles)
 
-    before = threading.active_count()
+    before = set(threading.enumerate())
     predictor, plan = Failing(FAST), Plan(window=256, region_size=128, predict_workers=2)
     with pytest.raises(MemoryError, match="does not fit"):
         infer(np.zeros((2000, 300, 3), np.float32), predictor, plan)
-    assert threading.active_count() == before
+    assert not set(threading.enumerate()) - before
     assert len(predictor.batches) <= 4 + plan.predict_workers + 1
 
 
@@ -287,7 +288,8 @@ def test_no_more_batches_are_under_way_than_threads_and_one() -> None:
         plan,
     )
     next(boxes)
-    time.sleep(0.2)
+    wait_until(lambda: len(predictor.batches) == 1 + plan.predict_workers)
+    time.sleep(0.1)
     assert len(predictor.batches) == 1 + plan.predict_workers  # what is in flight goes on, no more is begun
     assert predictor.most_running == plan.predict_workers
     boxes.close()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -129,12 +129,14 @@ def test_a_batch_that_does_not_fit_is_halved_and_stays_so(predictor, monkeypatch
 def test_a_batch_that_fits_only_alone_waits_for_the_other(predictor, monkeypatch) -> None:
     tiles = np.random.default_rng(0).integers(0, 255, (1, 64, 64, 3), np.uint8)
     real, working, most = predictor._predict, [0], [0]
+    meeting, calls = threading.Barrier(2), itertools.count()
 
     def predict(batch: np.ndarray) -> ProbabilityMaps:
         working[0] += 1
         most[0] = max(most[0], working[0])
         try:
-            time.sleep(0.05)
+            if next(calls) < 2:
+                meeting.wait(30)
             if working[0] > 1:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return real(batch)

@@ -181,6 +181,7 @@ def test_a_click_on_a_heading_sorts_with_undefined_values_last(report: Report, t
             "--disable-gpu",
             "--disable-background-networking",
             "--dump-dom",
+            f"--user-data-dir={tmp_path / 'chromium'}",
         ]
         page = subprocess.run(
             [browser, *options, path.as_uri()], capture_output=True, text=True, check=True, timeout=120

@@ -7,8 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from run_utils.entry import CONFIG_DIR, run_command
 from run_utils.settings_help import describe_settings
 from run_utils.sweeps import launcher_options, name_run, run_apart
 from tests.conftest import ROOT
+from tests.waiting import is_running, wait_until
 
 # What torchrun's survivor and torchrun itself say last.
 SURVIVOR = """train.py: process 0 of 2: another process of this run has ended (lost); start
@@ -66,24 +65,9 @@ def test_a_run_ends_with_a_sweep_that_is_killed(tmp_path: Path) -> None:
     child = f"import os, time; open({str(number)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
     parent = f"from run_utils.sweeps import run_apart; run_apart([{sys.executable!r}, '-c', {child!r}], 'x')"
     with subprocess.Popen([sys.executable, "-c", parent], cwd=ROOT) as process:
-        _wait(lambda: number.is_file() and number.read_text() != "")
+        wait_until(lambda: number.is_file() and number.read_text() != "")
         process.send_signal(signal.SIGKILL)
-    _wait(lambda: not _is_running(int(number.read_text())))
-
-
-def _wait(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def _is_running(number: int) -> bool:
-    try:
-        state = Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
+    wait_until(lambda: not is_running(int(number.read_text())))
 
 
 def test_settings_of_launching_become_those_of_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -266,8 +266,8 @@ def test_a_server_that_comes_back_with_another_network_is_refused_and_ctrl_c_doe
         plan = build_plan(InferSettings("a.tif", "out", "x.pt", window=64, tissue=False), predictor)
         main = threading.main_thread().ident
         timer = threading.Timer(1, lambda: signal.pthread_kill(main, signal.SIGINT))
-        timer.start()
         start = time.monotonic()
+        timer.start()
         with pytest.raises(KeyboardInterrupt):
             try:
                 predict_region(lambda box: tiles[0], (64, 64), (0, 0, 64, 64), predictor, plan)

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.browser
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 SIDE = 9000
+TWO_FRAMES = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 IS_COMPLETE = "() => document.querySelector('canvas.overlay')?.dataset.complete === 'yes'"
 OVERLAY = "canvas.overlay"
 SLIDE = ".openseadragon-canvas canvas:not(.overlay)"
@@ -71,7 +72,7 @@ class Viewer:
         for y in range(250, 560, 9):
             for x in range(330, 640, 27):
                 self.page.mouse.move(x, y)
-                self.page.wait_for_timeout(25)
+                self.page.evaluate(TWO_FRAMES)
                 if self.page.is_visible("#tooltip"):
                     return x, y
         pytest.fail("no nucleus under the mouse")
