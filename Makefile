@@ -41,4 +41,4 @@ constraints: $(READY)  ## write exact versions anew from the ranges in pyproject
 	$(BIN)/uv pip compile --quiet --no-annotate --no-header --upgrade --extra dev --extra wsi pyproject.toml -o constraints.txt
 
 clean:
-	rm -rf .venv outputs
+	rm -rf .venv .engines outputs

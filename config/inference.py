@@ -59,7 +59,7 @@ class InferSettings:
             4 quarter turns) or `all` (8); the time grows as many times.
         precision: `fp32`, `bf16` or `fp16`; `auto` takes bf16 where the device is fast with it.
         device: `auto`, `cpu`, `cuda` or `cuda:N`; several, joined by commas, or `all`, every GPU of this machine, share
-            the regions of each slide.
+            the windows of each slide.
         launch: where slides are worked on: `launch=ray` and `launch=slurm` share them among workers.
         triton: which server, where `predictor=triton`.
         dots: mark centroids in the pictures.

@@ -24,7 +24,7 @@ class LaunchSettings:
         address: of the Ray cluster; empty takes the one of the environment (`RAY_ADDRESS`), or starts one here.
         cluster: of submitit: `slurm`, or `local` for jobs on this machine.
         partition: of Slurm; empty for its default.
-        minutes: of Slurm, after which a job is ended; one that has not finished goes on when it is started again.
+        minutes: of Slurm, after which a job is ended; one that has not finished is queued again, and goes on.
         memory_gb: of Slurm, for each job; 0 for its default.
     """
 

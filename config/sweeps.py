@@ -18,7 +18,7 @@ class SweepLaunchSettings:
         memory_gb: of each job; 0 for the cluster's default.
         minutes: after which a job is ended.
         attempts: times that a job whose time was up is started, each going on where the one before was saved.
-        workers: jobs at once; 0 for as many as Slurm lets run.
+        workers: jobs at once; 0 for Hydra's limit of 256.
         partition: of Slurm; empty for its default.
         cluster: `slurm`, or `local` for jobs on this machine, all at once.
     """

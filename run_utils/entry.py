@@ -14,6 +14,7 @@ from typing import Any
 from config import schema
 from config.sweeps import SweepLaunchSettings
 from run_utils.files import replacing
+from run_utils.log import start_logging
 from run_utils.settings_help import SETTINGS, SWEPT, describe_settings
 from run_utils.sweeps import SWEEP_DIR, Sweep, forget_failures, launcher_options, report_failures
 
@@ -21,7 +22,6 @@ logger = logging.getLogger(__name__)
 
 CONFIG_DIR = Path(schema.__file__).parent
 FAILURE, USAGE_ERROR = 1, 2  # exit statuses
-LOG_FORMAT, DATE_FORMAT = "%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"
 HYDRA_OVERRIDES = [
     "hydra.run.dir=.",
     "hydra.sweep.subdir=.",
@@ -58,7 +58,7 @@ def run_command(name: str, function: Callable[[Any], int | None]) -> None:
     if any(argument in ("-h", "--help") for argument in sys.argv[1:]):
         sys.stdout.write(describe_settings(name, find_config_dir(name)))
         sys.exit(0)
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, datefmt=DATE_FORMAT)
+    start_logging()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us instead of being printed
     try:
         options, arguments = _split(sys.argv[1:])

@@ -7,6 +7,7 @@ left, and one that the system kills takes no other with it.
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import importlib.util
 import logging
@@ -96,7 +97,8 @@ def name_run(values: Mapping[str, str]) -> str:
 def run_apart(command: Sequence[str], script: str) -> str:
     """Run a command in a process that ends with this one, and show what it says; return why it failed, "" if not."""
     said = b""
-    with subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=_bind_to_parent) as process:
+    bind = functools.partial(_bind_to_parent, os.getpid())
+    with subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=bind) as process:
         assert process.stderr is not None
         while chunk := os.read(process.stderr.fileno(), 2**16):
             sys.stderr.buffer.write(chunk)
@@ -122,7 +124,7 @@ def _find_reason(said: str, script: str) -> str:
     return (first or ERROR.findall(text) or SIGNAL.findall(text) or told or lines or [""])[-1]
 
 
-def _bind_to_parent() -> None:
+def _bind_to_parent(parent: int) -> None:
     """Ask the system to end this process when the one that started it is gone, killed included.
 
     Slurm's warning that the time is up goes to all processes of a job; it is for submitit's alone, which sends the job
@@ -131,6 +133,8 @@ def _bind_to_parent() -> None:
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it was killed before that
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _has_ended(folder: Path, settings_text: str) -> bool:

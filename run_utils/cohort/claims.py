@@ -45,7 +45,7 @@ class Claim:
     @property
     def losses(self) -> int:
         """How many workers were lost in the middle of it."""
-        return self._content.count(STARTED) - self.failures - self._content.count(PAUSED)
+        return _count_losses(self._content)
 
     def start(self) -> None:
         """Write down that this process starts with it."""
@@ -114,6 +114,11 @@ class Claims:
                 ends.append(SlideStatus(**json.loads(content.partition(OVER)[2])))
         return sorted(ends, key=lambda end: end.name)
 
+    def count_losses(self, name: str) -> int:
+        """Return how many workers were lost in the middle of a slide."""
+        path = self._folder / name
+        return _count_losses(path.read_bytes()) if path.exists() else 0
+
     def count_events(self) -> int:
         """Return how much was written down so far, of all slides."""
         return sum(path.stat().st_size for path in self._folder.iterdir())
@@ -122,6 +127,10 @@ class Claims:
         """Write down who was sent to work on them."""
         with (self._folder.parent / JOBS_NAME).open("a") as file:
             file.writelines(f"{job}\n" for job in jobs)
+
+
+def _count_losses(content: bytes) -> int:
+    return content.count(STARTED) - content.count(FAILED) - content.count(PAUSED)
 
 
 def read_jobs(folder: Path) -> list[str]:

@@ -7,7 +7,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from run_utils.cohort.claims import FOLDER_NAME, read_jobs, remove_claims
 from run_utils.cohort.costs import estimate_costs
 from run_utils.cohort.folder import holding, meeting_dir
 from run_utils.files import is_file
-from run_utils.inference.manifest import Manifest, identify
+from run_utils.inference.manifest import Identity, Manifest, identify
 from run_utils.inference.status import DONE, FAILED, SKIPPED, SlideStatus, summarise
 
 logger = logging.getLogger(__name__)
@@ -62,8 +62,7 @@ def infer_cohort(settings: InferSettings, files: Mapping[str, Path | Address]) -
         try:
             for status in _show(launch(settings, files, costs), costs):
                 statuses.append(status)
-                if status.status == FAILED:
-                    _record(manifest, status, files[status.name])
+                _record_failure(manifest, status, files[status.name])
         finally:
             manifest.close(is_complete=len(statuses) == len(files))
             if statuses:
@@ -78,10 +77,12 @@ def resolve(settings: InferSettings) -> InferSettings:
         names.append("mask")
     texts = {name: str(getattr(settings, name)) for name in ("input", "output", "checkpoint", *names)}
     absolute = {name: text if MARK in text else str(Path(text).absolute()) for name, text in texts.items()}
-    launch = settings.launch
+    launch, triton = settings.launch, settings.triton
+    if triton.certificates:
+        triton = replace(triton, certificates=str(Path(triton.certificates).absolute()))
     if launch.gpus < 0 and (settings.device == "cpu" or settings.predictor == "triton"):
         launch = replace(launch, gpus=0.0)
-    return replace(settings, launch=launch, **absolute)  # type: ignore[arg-type]
+    return replace(settings, launch=launch, triton=triton, **absolute)  # type: ignore[arg-type]
 
 
 def _forget_last_run(folder: Path) -> None:
@@ -121,10 +122,15 @@ def _show(ends: Generator[SlideStatus, None, None], costs: Mapping[str, float]) 
             yield status
 
 
-def _record(manifest: Manifest, status: SlideStatus, path: Path | Address) -> None:
+def _record_failure(manifest: Manifest, status: SlideStatus, path: Path | Address) -> None:
     """Write down a slide that failed: of one whose worker was lost, nobody else says so."""
+    if status.status != FAILED:
+        return
+    identity: Identity = {}
+    with suppress(OSError):  # it is not there: why it failed
+        identity = identify(path)
     try:
-        manifest.record(status, path, identify(path))
+        manifest.record(status, path, identity)
     except OSError as error:
         logger.error("%s: %s could not be written: %s", status.name, manifest.path, error)
 

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 OBJECT_STORE = 2**27  # bytes: only names and statuses go through it
 CONNECT_S = 10.0
+START_S = 60.0  # after which it is said that no worker starts
 MOST_LOST_STARTS = 3  # workers lost one after another before any of them was ready
 MOST_TOLD = 120  # characters of each line of an error
 LOST = (
@@ -75,7 +76,13 @@ def _cluster(address: str) -> Iterator[None]:
         }
     else:
         _check_address(address)
-    ray.init(address=address, logging_level=logging.ERROR, **options)
+    try:
+        ray.init(address=address, logging_level=logging.ERROR, **options)
+    except (RuntimeError, RayError) as error:
+        raise ConnectionError(
+            f"Ray cannot be used at launch.address={address} ({_describe(error)}): run this command on a machine of "
+            "the cluster, with the same versions of Python and Ray"
+        ) from error
     try:
         yield
     finally:
@@ -110,9 +117,9 @@ class _Cohort:
         self._files = files
         self._schedule = schedule
         self._share = share
-        self._tasks: dict[
-            Any, tuple[Any, str]
-        ] = {}  # by promise: worker, and its slide; none while it starts
+        # by promise: worker, and its slide; none while it starts
+        self._tasks: dict[Any, tuple[Any, str]] = {}
+        self._has_warned = False
         self._idle: list[Any] = []
         self._actors: Any = ray.remote(Worker)
         self._lost_starts = 0
@@ -122,13 +129,29 @@ class _Cohort:
         for _ in range(min(self._share.workers, len(self._files))):
             self._hire()
         while not self._schedule.is_finished:
-            (promise,), _ = ray.wait(list(self._tasks), num_returns=1)
+            ready, _ = ray.wait(list(self._tasks), num_returns=1, timeout=START_S)
+            if not ready:
+                self._say_what_is_missing()
+                continue
+            (promise,) = ready
             worker, name = self._tasks.pop(promise)
             if not name:
                 self._end_start(promise, worker)
             elif (status := self._end_slide(promise, worker, name)) is not None:
                 yield status
             self._hand_out()
+
+    def _say_what_is_missing(self) -> None:
+        """Warn, once, where no worker has started for long: others may have what the cluster has."""
+        if self._has_warned or self._idle or any(name for _, name in self._tasks.values()):
+            return
+        self._has_warned = True
+        free = {name: amount for name, amount in ray.available_resources().items() if name in ("CPU", "GPU")}
+        logger.warning(
+            "no worker has started within %g s: each asks for %d CPUs and %g GPUs, and of those of the cluster "
+            "free are %s; lower launch.cpus or launch.gpus, or wait",
+            START_S, self._share.cpus, self._share.gpus, free or "none",
+        )  # fmt: skip
 
     def end(self) -> None:
         """End all workers, wherever they are in their slides: their journals stay."""

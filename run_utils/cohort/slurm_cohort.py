@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from dataloader.address import Address, locate
 from run_utils.cohort.claims import Claim, Claims, remove_claims
 from run_utils.cohort.folder import meeting_dir
 from run_utils.cohort.schedule import MOST_LOSSES
+from run_utils.cohort.worker import Worker
+from run_utils.inference.hold import holding_address
 from run_utils.inference.status import FAILED, SlideStatus
 
 try:
@@ -52,21 +54,32 @@ def run_on_slurm(
     ordered = {name: files[name] for name in sorted(files, key=lambda name: -costs[name])}
     folder = meeting_dir(settings)
     claims, left, num_events = Claims(folder), set(files), -1
+    jobs: Sequence[Any] = ()
     while left and claims.count_events() > num_events:  # where jobs were lost, others go on
         num_events = claims.count_events()
         jobs = _submit(settings, Job(settings, ordered, claims.run))
         claims.add_jobs([job.job_id for job in jobs])
-        with closing(_wait(jobs)) as moments:
-            for _ in moments:
-                ends = claims.read_ends(left)
-                left -= {end.name for end in ends}
-                yield from ends
-                if not left:  # what is queued still is not waited for
-                    break
+        for end in _follow(jobs, claims, left):
+            left.remove(end.name)
+            yield end
         if not claims.count_events():
             raise ValueError(f"no job did anything; see {folder / JOBS_DIR}: {_describe(jobs)}")
-    yield from (SlideStatus(name, FAILED, LOST) for name in sorted(left))
+    for name in sorted(left):
+        reason = LOST if claims.count_losses(name) else f"no job came to it: {_describe(jobs)}"
+        yield SlideStatus(name, FAILED, reason)
     remove_claims(folder)
+
+
+def _follow(jobs: Sequence[Any], claims: Claims, names: Iterable[str]) -> Iterator[SlideStatus]:
+    """Give the ends of slides as jobs write them down; what is queued still once all have ended is not waited for."""
+    left = set(names)
+    with closing(_wait(jobs)) as moments:
+        for _ in moments:
+            ends = claims.read_ends(left)
+            left -= {end.name for end in ends}
+            yield from ends
+            if not left:
+                return
 
 
 def _submit(settings: InferSettings, job: Job) -> list[Any]:
@@ -79,6 +92,7 @@ def _submit(settings: InferSettings, job: Job) -> list[Any]:
         "gpus_per_node": gpus or None,
         "mem_gb": launch.memory_gb or None,
         "slurm_partition": launch.partition or None,
+        "slurm_array_parallelism": max(launch.workers, 1),
     }
     limits = {f"{launch.cluster}_max_num_timeout": MOST_TIME_LIMITS}
     try:
@@ -143,21 +157,16 @@ class Job:
     def __call__(self) -> None:
         """Do what nobody has, until nothing is left."""
         self._claims = Claims(meeting_dir(self._settings), self._run)
-        if not (left := self._find_left()):
+        if not self._find_left():
             return
-        cpus = self._settings.launch.cpus
-        if cpus:
-            os.environ["OMP_NUM_THREADS"] = str(cpus)  # before torch is imported
-        from run_utils.cohort.worker import Worker
-        from run_utils.inference.hold import holding_address
-
-        with holding_address(
-            locate(self._settings.output)
-        ):  # jobs go on where the run that sent them is killed
-            self._worker = Worker(self._settings, cpus)
+        # each job holds the address: they go on where the run that sent them is killed
+        with holding_address(locate(self._settings.output)):
+            self._worker = Worker(self._settings, self._settings.launch.cpus)
             self._worker.start()
-            while left:
-                left = [name for name in left if self._is_left(name)]
+            while sum(
+                self._try(name) for name in self._find_left()
+            ):  # another pass: jobs may be lost meanwhile
+                pass
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """Return what to queue again: the journals know how far the slides are, and no worker was lost."""
@@ -173,8 +182,8 @@ class Job:
             return []
         return [name for name in self._files if name not in over]
 
-    def _is_left(self, name: str) -> bool:
-        """Do a slide unless another job has it; return whether this one is to try it once more."""
+    def _try(self, name: str) -> bool:
+        """Do a slide unless another job has it; return whether it was tried."""
         with self._claims.take(name) as claim:
             if claim is None or claim.is_over or claim.losses >= MOST_LOSSES:
                 return False
@@ -186,4 +195,4 @@ class Job:
                 if claim.failures < self._settings.launch.attempts:
                     return True
             claim.end(status)
-            return False
+            return True

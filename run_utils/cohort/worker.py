@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from pathlib import Path
@@ -16,11 +15,11 @@ from run_utils.build_inference import build_predictor
 from run_utils.cohort.agreement import Agreement
 from run_utils.cohort.folder import meeting_dir
 from run_utils.devices import CPUS_VARIABLE
-from run_utils.entry import DATE_FORMAT, LOG_FORMAT
 from run_utils.inference.manifest import Manifest
 from run_utils.inference.monitor import Monitor
 from run_utils.inference.slide_run import SlideRunner
 from run_utils.inference.status import FAILED, IS_BUSY, SlideStatus
+from run_utils.log import start_logging
 from run_utils.stain import choose_normalizer
 
 PATIENCE_S = 120.0  # for a slide that is held: a file server keeps the locks of a lost machine about so long
@@ -45,11 +44,11 @@ class Worker:
         Raises:
             ValueError: a checkpoint or settings that cannot be used here.
         """
-        logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, datefmt=DATE_FORMAT)
+        start_logging()
         limit_threads(self._cpus)
         settings, monitor = self._settings, Monitor(has_bar=False)
         predictor = build_predictor(settings, monitor)
-        manifest = Manifest(locate(settings.output), settings)
+        manifest = Manifest(locate(settings.output), settings, joins=True)
         self._agreement = Agreement(meeting_dir(settings))
         plan, facts = self._agreement.make_plan(settings, predictor)
         normalizer = choose_normalizer(settings.stain, predictor.facts.notes)

@@ -51,6 +51,7 @@ class Manifest:
     Args:
         output: folder or address of the results; made where it is not there.
         settings: of the run.
+        joins: whether a run has begun already, of which this is a part: it forgets nothing of the record.
 
     Raises:
         ValueError: results of other settings are there and are not to be overwritten, a run of other settings
@@ -58,7 +59,7 @@ class Manifest:
         OSError: it cannot be written.
     """
 
-    def __init__(self, output: Path | Address, settings: InferSettings) -> None:
+    def __init__(self, output: Path | Address, settings: InferSettings, *, joins: bool = False) -> None:
         self._output = output
         shown = {"input": _as_shown(settings.input), "output": _as_shown(settings.output)}
         plain = json.loads(json.dumps({**dataclasses.asdict(settings), **shown, **_digests(settings)}))
@@ -75,16 +76,17 @@ class Manifest:
         self.path = self._record.path
         with self._record.editing() as content:
             differing = self._differing(content)
-            self._check(differing, overwrite=settings.overwrite)
-            goes_on = bool(content) and not differing and settings.overwrite <= content["is_overwriting"]
-            if not goes_on:
-                self._record.forget_slides(content)
-            content |= {
-                **describe_environment(),
-                "settings": self._settings,
-                "is_overwriting": settings.overwrite,
-            }
+            self._check(differing, overwrite=settings.overwrite and not joins)
+            if not (joins and content):
+                self._begin(content, differing)
             fcntl.flock(self._presence, fcntl.LOCK_SH)
+
+    def _begin(self, content: dict[str, Any], differing: str) -> None:
+        overwrite = self._settings["overwrite"]
+        goes_on = bool(content) and not differing and overwrite <= content["is_overwriting"]
+        if not goes_on:
+            self._record.forget_slides(content)
+        content |= {**describe_environment(), "settings": self._settings, "is_overwriting": overwrite}
 
     @property
     def facts(self) -> dict[str, object]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import submitit
@@ -11,16 +15,18 @@ from PIL import Image
 
 from config.launch import LaunchSettings
 from config.schema import InferSettings
+from config.triton import TritonSettings
 from run_utils.build_inference import build_predictor
 from run_utils.cohort.agreement import Agreement
 from run_utils.cohort.claims import Claims, remove_claims
-from run_utils.cohort.cohort import infer_cohort, resolve
+from run_utils.cohort.cohort import _record_failure, infer_cohort, resolve
 from run_utils.cohort.costs import estimate_costs
 from run_utils.cohort.share import Share, share_nodes
-from run_utils.cohort.slurm_cohort import Job, _wait
+from run_utils.cohort.slurm_cohort import LOST, Job, _wait, run_on_slurm
 from run_utils.cohort.worker import Worker
 from run_utils.devices import usable_cpus
 from run_utils.inference.journal import hold_journal
+from run_utils.inference.manifest import Manifest
 from run_utils.inference.output_folder import UNFINISHED
 from run_utils.inference.status import DONE, FAILED, IS_BUSY, SKIPPED, SlideStatus, summarise
 
@@ -164,8 +170,10 @@ def test_paths_become_absolute_and_addresses_words_and_boxes_stay(tmp_path: Path
         mask="masks",
         regions="0,0,9,9",
         stain="target.json",
+        triton=TritonSettings(tls=True, certificates="ca.pem"),
     )
     found = resolve(given)
+    assert found.triton.certificates == f"{tmp_path}/ca.pem"
     assert [found.input, found.checkpoint] == [f"{tmp_path}/slides", f"{tmp_path}/a/b.pt"]
     assert [found.mask, found.stain] == [f"{tmp_path}/masks", f"{tmp_path}/target.json"]
     assert [found.output, found.regions] == [given.output, given.regions]
@@ -247,9 +255,63 @@ def test_a_time_limit_in_the_middle_of_a_slide_is_no_loss(chosen: InferSettings,
 
     job._worker = Stopped()
     with pytest.raises(SystemExit):
-        job._is_left("a")
+        job._try("a")
     with claims.take("a") as claim:
         assert (claim.failures, claim.losses, claim.is_over) == (0, 0, False)
+
+
+def test_a_job_looks_again_for_what_others_had_and_lost(
+    chosen: InferSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims = Claims(tmp_path)
+    others = ExitStack()
+    others.enter_context(claims.take("large"))
+    did: list[str] = []
+
+    def run(worker: Worker, name: str, path: Path) -> SlideStatus:
+        did.append(name)
+        others.close()  # the other job is lost
+        return SlideStatus(name, DONE)
+
+    monkeypatch.setattr(Worker, "start", lambda worker: 0)
+    monkeypatch.setattr(Worker, "run", run)
+    Job(chosen, {"large": tmp_path, "small": tmp_path}, claims.run)()
+    assert did == ["small", "large"]
+
+
+def test_a_slide_that_no_job_came_to_is_not_said_to_be_lost(
+    chosen: InferSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = 0
+
+    def submit(settings: InferSettings, job: Job) -> list[Any]:
+        nonlocal rounds
+        rounds += 1
+        claims = Claims(tmp_path, job._run)
+        if rounds == 1:
+            with claims.take("done") as done, claims.take("lost") as lost:
+                lost.start()
+                done.end(SlideStatus("done", DONE))
+        error = submitit.core.utils.FailedJobError("QuotaError: no hours are left")
+        ended = {"job_id": "7", "done": lambda: True, "exception": lambda: error}
+        return [SimpleNamespace(**ended)]
+
+    monkeypatch.setattr("run_utils.cohort.slurm_cohort._submit", submit)
+    files = dict.fromkeys(("done", "lost", "waiting"), tmp_path)
+    ends = {end.name: end.reason for end in run_on_slurm(chosen, files, dict.fromkeys(files, 1.0))}
+    assert (rounds, ends["done"], ends["lost"]) == (2, "", LOST)
+    assert ends["waiting"] == "no job came to it: QuotaError: no hours are left"
+
+
+def test_a_slide_that_is_not_there_is_recorded_with_its_reason(
+    chosen: InferSettings, tmp_path: Path, caplog
+) -> None:
+    manifest = Manifest(tmp_path / "out", chosen)
+    _record_failure(manifest, SlideStatus("gone", FAILED, "its workers were lost"), tmp_path / "gone.svs")
+    manifest.close(is_complete=True)
+    entry = json.loads((tmp_path / "out" / "run.json").read_text())["slides"]["gone"]
+    assert (entry["status"], entry["reason"]) == (FAILED, "its workers were lost")
+    assert not caplog.text
 
 
 def test_jobs_that_are_not_waited_for_are_cancelled(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import json
 import tracemalloc
 from pathlib import Path
 
+import pytest
+
 from config.schema import InferSettings
 from run_utils.inference.manifest import Manifest, identify
 from run_utils.inference.status import DONE, FAILED, SlideStatus
@@ -54,6 +56,19 @@ def test_a_slide_that_was_done_stays_so_when_it_cannot_be_reached(tmp_path: Path
     path.write_bytes(b"abcd")
     manifest.record(SlideStatus("a", FAILED, "the network"), path, identify(path))
     assert not begin(tmp_path / "out").is_done("a", identity)  # what it was is no longer there
+
+
+def test_a_worker_that_comes_late_leaves_the_record_of_a_run_that_overwrote(tmp_path: Path) -> None:
+    settings = InferSettings(input="a", output=str(tmp_path), checkpoint="absent.pt", overwrite=True)
+    driver = Manifest(tmp_path, settings)
+    Manifest(tmp_path, settings, joins=True).record(SlideStatus("a", DONE), tmp_path / "a.svs", {})
+    driver.close(is_complete=True)
+    before = json.loads((tmp_path / "run.json").read_text())
+    Manifest(tmp_path, settings, joins=True)
+    assert json.loads((tmp_path / "run.json").read_text()) == before
+    settings.min_size = 20
+    with pytest.raises(ValueError, match="min_size was 0, is 20"):
+        Manifest(tmp_path, settings, joins=True)
 
 
 def test_reasons_and_settings_are_kept_whole_but_for_secrets(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "disabled",
+    "RAY_memory_monitor_refresh_ms": "0",  # else it kills workers too, where the machine's memory is short
     "PYTHONPATH": str(Path(__file__).parents[2]),  # which Ray takes from a script, but not from pytest
 }
 
@@ -66,10 +67,12 @@ def cluster() -> Iterator[object]:
         from ray.cluster_utils import Cluster
 
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        for _ in range(2):
-            cluster.add_node(num_cpus=1, node_ip_address="127.0.0.2", object_store_memory=80 * 2**20)
-        yield cluster
-        cluster.shutdown()
+        try:
+            for _ in range(2):
+                cluster.add_node(num_cpus=1, node_ip_address="127.0.0.2", object_store_memory=80 * 2**20)
+            yield cluster
+        finally:
+            cluster.shutdown()
 
 
 def settings(slides: Path, checkpoint: Path, output: Path, **launch: object) -> InferSettings:
@@ -200,8 +203,7 @@ class Doomed:
             other.write_text(str(os.getpid()))
         elif other.exists() or not (self.folder / "long").exists():
             (self.folder / "long").touch()
-            wait_for(lambda: find_size(other))
-            time.sleep(0.5)  # until the other one is idle
+            wait_for(lambda: (self.folder / "is_idle").exists() and find_size(other))
             os.kill(int(other.read_text()), signal.SIGKILL)
             other.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -221,10 +223,42 @@ def test_a_worker_that_was_lost_while_idle_is_not_given_a_slide(cluster, tmp_pat
     chosen, files = InferSettings(output=str(tmp_path)), dict.fromkeys(costs, tmp_path)
     with ray.init(address=cluster.address, logging_level="ERROR"):
         cohort = ray_cohort._Cohort(chosen, files, Schedule(costs), Share(2, 0, 0.0))
-        ends = {end.name: end.status for end in cohort.run()}
+        ends = {}
+        for end in cohort.run():
+            ends[end.name] = end.status
+            (tmp_path / "is_idle").touch()
         cohort.end()
     assert ends == {"short": DONE, "long": DONE}
     assert cohort._schedule._losses == {"long": 1}
+
+
+def test_a_cluster_that_has_no_room_is_told_and_waited_for(
+    cluster, tmp_path: Path, monkeypatch, caplog
+) -> None:
+    import ray
+
+    from run_utils.cohort import ray_cohort
+
+    waits: list[Any] = []
+    real = ray.wait
+
+    def wait(promises: list[Any], **options: Any) -> Any:
+        waits.append(options["timeout"])
+        return ([], promises) if len(waits) < 3 else real(promises, **options)
+
+    monkeypatch.setattr(ray, "wait", wait)
+    monkeypatch.setattr("run_utils.cohort.ray_cohort.Worker", Doomed)
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    with ray.init(address=cluster.address, logging_level="ERROR"):
+        cohort = ray_cohort._Cohort(
+            InferSettings(output=str(tmp_path)),
+            {"short": tmp_path},
+            Schedule({"short": 1.0}),
+            Share(1, 1, 0.0),
+        )
+        assert [end.status for end in cohort.run()] == [DONE]
+        cohort.end()
+    assert caplog.text.count("no worker has started within 60 s: each asks for 1 CPUs and 0 GPUs") == 1
 
 
 def test_two_cohorts_in_one_folder_refuse_each_other(slides: Path, checkpoint: Path, tmp_path: Path) -> None:
