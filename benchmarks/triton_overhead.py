@@ -18,10 +18,14 @@ import psutil
 from tabulate import tabulate
 
 from benchmarks.figures import Figure, state
+from benchmarks.pyramid import write_pyramid
+from benchmarks.scaling import TISSUE
+from benchmarks.slide import MPP
 from benchmarks.triton_server import TritonServer
 from config.export import ExportSettings, TritonExportSettings
 from config.schema import InferSettings
 from config.triton import TritonSettings
+from dataloader.slides import open_slide
 from run_utils.export import export
 from run_utils.inference.batch_run import infer_all
 
@@ -35,16 +39,19 @@ DIRECT = "direct"
 
 
 def main() -> None:
-    """Run the sample both ways, several times, and print the share that the server's way takes more."""
+    """Run a slide both ways, several times, and print the share that the server's way takes more."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=3, help="runs of each way")
-    parser.add_argument("--regions", default="", help="part of the slide, x,y,width,height in level-0 px")
+    parser.add_argument(
+        "--side", type=int, default=9216, help="of the slide in px; 9216: a minute on two cores"
+    )
     parser.add_argument("--protocols", default="http,grpc", help="of the server, with a comma between them")
     parser.add_argument("--maps", default="full,small", help="that the server gives")
     arguments = parser.parse_args()
     protocols, maps = arguments.protocols.split(","), arguments.maps.split(",")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        slide = write_slide(folder / "slide.tif", arguments.side)
         for kind in maps:
             export_for_cpu(CHECKPOINT, folder / "models", model=kind, maps=kind)
         with TritonServer(folder / "models") as server:
@@ -60,7 +67,7 @@ def main() -> None:
                 for way, settings in ways.items():
                     before = cpu_time()
                     output = folder / f"{way} {index}"
-                    seconds[way].append(infer(SLIDE, output, arguments.regions, settings))
+                    seconds[way].append(infer(slide, output, settings))
                     cpu_seconds[way].append(cpu_time() - before)
     _state(seconds, cpu_seconds)
 
@@ -74,11 +81,16 @@ def export_for_cpu(checkpoint: Path, repository: Path, *, model: str, maps: str 
         raise SystemExit(f"{model} could not be exported")
 
 
-def infer(slide: Path, output: Path, regions: str, server: TritonSettings | None) -> float:
+def write_slide(path: Path, side: int) -> Path:
+    """Write a JPEG pyramid that the sample's tissue fills, at 0.25 µm/px."""
+    with open_slide(SLIDE) as sample:
+        write_pyramid(path, sample.read(TISSUE, MPP), side, mpp=MPP)
+    return path
+
+
+def infer(slide: Path, output: Path, server: TritonSettings | None) -> float:
     """Return the seconds that a slide takes, from reading to its outputs, the start of the program left out."""
-    settings = InferSettings(
-        str(slide), str(output), str(CHECKPOINT), outputs=["json"], regions=regions, window=WINDOW
-    )
+    settings = InferSettings(str(slide), str(output), str(CHECKPOINT), outputs=["json"], window=WINDOW)
     settings.predictor = "onnxruntime"
     if server is not None:
         settings.predictor, settings.triton = "triton", server
