@@ -64,12 +64,12 @@ BENCHMARKS = (
     _row("training", "training", 1.5),
     _row("outputs", "outputs", 2.3),
     _row("viewer", "outputs", 1.2, needs=["chromium"]),
-    _row("scaling", "slides", 2),
+    _row("scaling", "slides", 6),
     _row("slide", "slides", 4),
     _row("footprint", "cohorts", 1.5),
     _row("cohort_simulation", "cohorts", 1),
-    _row("cohort_overhead", "cohorts", 6),
-    _row("triton_overhead", "cohorts", 8),
+    _row("cohort_overhead", "cohorts", 16),
+    _row("triton_overhead", "cohorts", 18),
     _row("faults", "cohorts", 60, is_asked_for=True),
 )
 

@@ -1,6 +1,6 @@
 """What a cohort on Ray costs over one process, both with the same CPUs: ``python -m benchmarks.cohort_overhead``.
 
-The sample slide twice, by one process and by one worker that has all CPUs; runs alternate. The time of slides goes from
+Two slides of a minute, by one process and by one worker that has all CPUs; runs alternate. The time of slides goes from
 the first one's begin to the last one's end, handing out included; starting is stated beside it.
 """
 
@@ -18,9 +18,10 @@ from typing import NamedTuple
 
 from tabulate import tabulate
 
-from benchmarks.fault_process import PAUSE_S, find_slides
+from benchmarks.fault_process import PAUSE_S
 from benchmarks.figures import Figure, state
 from benchmarks.slide import ROOT
+from benchmarks.triton_overhead import write_slide
 from run_utils.devices import usable_cpus
 from run_utils.inference.output_folder import UNFINISHED
 
@@ -49,14 +50,18 @@ def main() -> None:
     """Run the slides both ways, several times, and print the share that Ray's way takes more."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=3, help="runs of each way")
-    parser.add_argument("--regions", default="", help="part of the slides, x,y,width,height in level-0 px")
+    parser.add_argument("--side", type=int, default=13312, help="of the slides in px; 13312: a minute on two cores")
     arguments = parser.parse_args()
     runs: dict[str, list[Run]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory(prefix="cohort_") as name:
-        slides = find_slides(Path(name), NUM_SLIDES)
+        slides = Path(name) / "slides"
+        slides.mkdir()
+        first = write_slide(slides / "0.tif", arguments.side)
+        for number in range(1, NUM_SLIDES):
+            (slides / f"{number}.tif").hardlink_to(first)
         for index in range(arguments.times):
             for way, launch in WAYS.items():
-                settings = (*launch, f"regions={arguments.regions}", f"window={WINDOW}", "outputs=[json]")
+                settings = (*launch, f"window={WINDOW}", "outputs=[json]")
                 runs[way].append(measure(slides, Path(name) / f"{way} {index}", settings))
     _state(runs)
 

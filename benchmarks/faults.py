@@ -34,7 +34,7 @@ Each row: as many runs as there are kills, each killed (`kill -9`) at a random m
 (or going on by itself, where that is promised), and compared with an undisturbed run: slides by their nuclei and by
 the bytes of their files, trainings by their steps and weights. *Lost* and *twice* count nuclei or steps over all kills;
 what differs in any other way counts as twice. *Done again* is the share of a run's work that a kill made it repeat,
-where that was counted.
+where that was counted. Seconds of trainings count from when their processes had met.
 `python -m benchmarks.faults` makes this page.
 """
 
@@ -45,7 +45,7 @@ class Kill:
 
     Attributes:
         what: was killed, in a few words; the same for every kill of a kind.
-        after_s: seconds from the run's start to the kill.
+        after_s: seconds from the run's start to the kill; of a training, from when its processes had met.
         num_lost: nuclei, or training steps, of the undisturbed run that this one lacks in the end.
         num_twice: those that it has more than once, or that differ; 1 where only the files' bytes do.
         share_again: of the run's work that had to be done a second time; None where that was not counted.
@@ -92,8 +92,10 @@ def row_of(kills: Sequence[Kill], day: str) -> list[object]:
 
 
 def write_page(kind: str, kills: Sequence[Kill]) -> None:
-    """Replace what the page says of one kind."""
+    """Replace what the page says of one kind, once as many kills are done as it tells of."""
     record = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
+    if len(kills) < len(record.get(kind, {}).get("kills", ())):
+        return  # what is there says more, until as many are done
     record[kind] = {"day": date.today().isoformat(), "kills": [asdict(kill) for kill in kills]}
     record = {name: record[name] for name in KINDS if name in record}
     RECORD.write_text(json.dumps(record, indent=1) + "\n")

@@ -22,5 +22,5 @@ def is_running(pid: int) -> bool:
     """Return whether a process is there, and not only its exit status."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter where it ends while it is looked at
         return False

@@ -15,6 +15,7 @@ import pytest
 import tifffile
 
 from dataloader.slides import SlideError, open_slide
+from tests.logs import own_records
 from tests.slide_files import (
     MPP,
     SHAPE,
@@ -120,7 +121,7 @@ def test_the_tiff_reader_takes_over_what_cucim_reads_wrongly_and_one_line_says_s
     fake.spoil = spoil
     with caplog.at_level(logging.INFO), open_slide(path, reader="cucim") as slide:
         np.testing.assert_array_equal(slide.read((0, 0, *SHAPE)), image)
-    (record,) = caplog.records
+    (record,) = own_records(caplog)
     assert "a.tif: cuCIM" in record.getMessage()
     assert "the TIFF reader reads it" in record.getMessage()
     assert "\n" not in record.getMessage()
@@ -130,7 +131,7 @@ def test_the_tiff_reader_takes_over_a_file_that_cucim_cannot_open(fake, path, im
     monkeypatch.setattr(fake, "__init__", lambda self, path: raise_(ValueError(f"Cannot load {path}!")))
     with open_slide(path, reader="cucim") as slide:
         np.testing.assert_array_equal(slide.read((0, 0, *SHAPE)), image)
-    assert len(caplog.records) == 1
+    assert len(own_records(caplog)) == 1
 
 
 def test_the_tiff_reader_takes_over_where_cucim_finds_other_levels(fake, path, image, monkeypatch):
@@ -146,7 +147,7 @@ def test_boxes_that_cucim_fails_on_are_read_by_the_tiff_reader_with_one_warning(
         fake.spoil = lambda pixels: raise_(RuntimeError("failed in mid-slide"))
         for _ in range(3):
             np.testing.assert_array_equal(slide.read((0, 0, *SHAPE)), image)
-    (record,) = caplog.records
+    (record,) = own_records(caplog)
     assert record.levelno == logging.WARNING
     assert (
         "a.tif: cuCIM failed on box (0, 0, 300, 452) of level 0 (failed in mid-slide)" in record.getMessage()

@@ -271,20 +271,27 @@ def _noting(read, fetched):
 
 def test_a_tile_that_one_thread_cannot_decode_fails_for_the_thread_that_waits_too(tmp_path, monkeypatch):
     write_tiled(tmp_path / "a.tif", smooth_image())
-    is_decoding, may_fail, threads = threading.Event(), threading.Event(), []
+    is_decoding, is_waiting, threads = threading.Event(), threading.Event(), []
+    claim = TileCache.claim
+
+    def claim_and_say(cache, key):
+        found = claim(cache, key)
+        if isinstance(found, threading.Event):
+            is_waiting.set()
+        return found
 
     def fail(page, indices, data):
         threads.append(threading.get_ident())
         is_decoding.set()
-        may_fail.wait(5)
+        assert is_waiting.wait(5)
         raise ValueError("damaged")
 
+    monkeypatch.setattr(TileCache, "claim", claim_and_say)
     monkeypatch.setattr(tiff, "decode_segment", fail)
     with open_slide(tmp_path / "a.tif") as slide, ThreadPoolExecutor(2) as pool:
         first = pool.submit(slide.read, (0, 0, 8, 8))
         assert is_decoding.wait(5)
         second = pool.submit(slide.read, (0, 0, 8, 8))
-        may_fail.set()
         for future in (first, second):
             with pytest.raises(SlideError, match="tile 0 .*damaged"):
                 future.result(5)

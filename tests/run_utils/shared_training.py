@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -104,28 +106,31 @@ def validate(world: World = ALONE) -> dict[str, Any] | None:
     return {"scores": report.scores, "evaluation": report.evaluation.to_dict(), "shown": shown}
 
 
-def find_free_port() -> int:
-    """Return a port of this machine that nobody listens at."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return int(free.getsockname()[1])
+@contextmanager
+def holding_free_port() -> Iterator[int]:
+    """Give a port of this machine that nobody listens at, and that no other is given while the block runs."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # torch sets it too, and may so listen there
+        held.bind(("localhost", 0))
+        yield int(held.getsockname()[1])
 
 
 def main() -> None:
     """Take the steps and validate in every process, write what each found, then train on until something happens."""
     torch.set_num_threads(1)
     patches, folder = map(Path, sys.argv[1:])
-    with start_world(torch.device("cpu")) as world:
-        for name in STEPS:
-            torch.save(take_step(name, patches, folder, world), folder / f"{name}.{world.rank}.pt")
-        report = validate(world)
-        if report is not None:
-            torch.save(report, folder / f"validation.{world.rank}.pt")
-        port = world.broadcast(find_free_port())
-    # They meet anew elsewhere: torchrun's store still holds where they were found the first time.
-    os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "False", "MASTER_PORT": str(port)}
-    sys.argv[1:] = [*TRAINING, f"data.patches={patches}", f"output={folder / 'broken'}"]
-    run_command("train", run_train.main)
+    with holding_free_port() as free_port:
+        with start_world(torch.device("cpu")) as world:
+            for name in STEPS:
+                torch.save(take_step(name, patches, folder, world), folder / f"{name}.{world.rank}.pt")
+            report = validate(world)
+            if report is not None:
+                torch.save(report, folder / f"validation.{world.rank}.pt")
+            port = world.broadcast(free_port)
+        # They meet anew elsewhere: torchrun's store still holds where they were found the first time.
+        os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "False", "MASTER_PORT": str(port)}
+        sys.argv[1:] = [*TRAINING, f"data.patches={patches}", f"output={folder / 'broken'}"]
+        run_command("train", run_train.main)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,19 @@ def test_a_run_that_slept_too_long_ends_when_it_wakes_and_leaves_the_lock_to_the
     assert whose(output / "run.lock") == "other"
 
 
+def test_a_thread_holds_an_address_where_interrupts_are_ignored() -> None:
+    def hold_once() -> str:
+        with holding_address(Address("memory://thread")):
+            return whose(Address("memory://thread/run.lock"))
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with ThreadPoolExecutor(1) as pool:  # a thread may not set a handler
+            assert len(pool.submit(hold_once).result(20)) == 32
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_run_that_ends_before_its_next_beat_leaves_the_lock_to_the_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -75,15 +89,20 @@ def test_a_run_that_ends_before_its_next_beat_leaves_the_lock_to_the_other(
 
 
 def test_of_two_that_find_a_lock_dead_at_once_one_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hold, "SETTLE_S", 2.0)
     output, both, results = Address("memory://dead"), threading.Barrier(2), {}
     lock = output / "run.lock"
     lock.write(json.dumps({"token": "dead", "time": 0}).encode())
-    remove = Address.remove
+    remove, create, is_created = Address.remove, Address.create, threading.Event()
 
     def remove_slowly(address: Address) -> None:
-        if both.wait(5):  # both have seen it dead; one is slower
-            time.sleep(0.1)
+        if both.wait(30):  # both have seen it dead; one is slower, and removes what the other has created
+            assert is_created.wait(30)
         remove(address)
+
+    def create_and_say(address: Address, data: bytes) -> None:
+        create(address, data)
+        is_created.set()
 
     def take(token: str) -> None:
         try:
@@ -93,6 +112,7 @@ def test_of_two_that_find_a_lock_dead_at_once_one_takes_it(monkeypatch: pytest.M
             results[token] = False
 
     monkeypatch.setattr(Address, "remove", remove_slowly)
+    monkeypatch.setattr(Address, "create", create_and_say)
     threads = [threading.Thread(target=take, args=(token,)) for token in ("one", "two")]
     for thread in threads:
         thread.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from dataclasses import replace
@@ -267,13 +268,14 @@ def test_an_error_while_predicting_is_raised_at_once_and_ends_the_threads() -> N
 def test_no_more_batches_are_under_way_than_threads_and_one() -> None:
     class Slow(MapPredictor):
         num_running = most_running = 0
-        lock = threading.Lock()
+        lock, calls, meeting = threading.Lock(), itertools.count(), threading.Barrier(2)
 
         def predict(self, tiles: np.ndarray) -> ProbabilityMaps:
             with self.lock:
                 self.num_running += 1
                 self.most_running = max(self.most_running, self.num_running)
-            time.sleep(0.02)
+            if next(self.calls) < 2:
+                self.meeting.wait(30)  # both threads work at once
             with self.lock:
                 self.num_running -= 1
                 return super().predict(tiles)
