@@ -50,7 +50,9 @@ def main() -> None:
     """Run the slides both ways, several times, and print the share that Ray's way takes more."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=3, help="runs of each way")
-    parser.add_argument("--side", type=int, default=13312, help="of the slides in px; 13312: a minute on two cores")
+    parser.add_argument(
+        "--side", type=int, default=13312, help="of the slides in px; 13312: a minute on two cores"
+    )
     arguments = parser.parse_args()
     runs: dict[str, list[Run]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory(prefix="cohort_") as name:

@@ -247,8 +247,8 @@ class Address:
             system, path = url_to_fs(self._url)
         except ImportError as error:
             raise AddressError(
-                f'{self} cannot be reached: {error}; pip install -e ".[remote]" in the checkout brings s3:// and '
-                "https://, pip install gcsfs gs://, adlfs az://, paramiko sftp://"
+                f"{self} cannot be reached: {error}; for s3:// and https:// run uv pip install -r pyproject.toml "
+                "--extra remote -c constraints.txt, for gs:// pip install gcsfs, az:// adlfs, sftp:// paramiko"
             ) from error
         except ValueError as error:
             raise ValueError(

@@ -180,7 +180,8 @@ def launcher_options(launch: SweepLaunchSettings, output: str) -> dict[str, obje
     has_plugin = importlib.util.find_spec("hydra_plugins") is not None
     if not has_plugin or importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher") is None:
         raise ValueError(
-            "launch=slurm needs hydra-submitit-launcher; install it: uv pip install -e '.[slurm]'"
+            "launch=slurm needs hydra-submitit-launcher, not installed here: "
+            "uv pip install -r pyproject.toml --extra slurm -c constraints.txt"
         )
     is_slurm = launch.cluster == "slurm"
     if is_slurm and shutil.which("sbatch") is None:

@@ -158,7 +158,7 @@ def _open_with_openslide(path: Path) -> SlideReader:
     except (ImportError, OSError) as error:
         raise UnsupportedError(
             f"{path} needs OpenSlide, which is not installed: pip install openslide-python openslide-bin, "
-            'or pip install -e ".[wsi]" in the checkout'
+            "or uv pip install -r pyproject.toml --extra wsi -c constraints.txt in the checkout"
         ) from error
     return OpenSlideReader(path)
 

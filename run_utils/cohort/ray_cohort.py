@@ -119,7 +119,7 @@ class _Cohort:
         self._share = share
         # by promise: worker, and its slide; none while it starts
         self._tasks: dict[Any, tuple[Any, str]] = {}
-        self._has_warned = False
+        self._has_warned = self._has_lost = False
         self._idle: list[Any] = []
         self._actors: Any = ray.remote(Worker)
         self._lost_starts = 0
@@ -129,17 +129,23 @@ class _Cohort:
         for _ in range(min(self._share.workers, len(self._files))):
             self._hire()
         while not self._schedule.is_finished:
-            ready, _ = ray.wait(list(self._tasks), num_returns=1, timeout=START_S)
-            if not ready:
-                self._say_what_is_missing()
-                continue
-            (promise,) = ready
-            worker, name = self._tasks.pop(promise)
-            if not name:
-                self._end_start(promise, worker)
-            elif (status := self._end_slide(promise, worker, name)) is not None:
-                yield status
+            for promise in self._wait():
+                worker, name = self._tasks.pop(promise)
+                if not name:
+                    self._end_start(promise, worker)
+                elif (status := self._end_slide(promise, worker, name)) is not None:
+                    yield status
+            if self._has_lost:
+                self._replace_idle()
             self._hand_out()
+
+    def _wait(self) -> Sequence[Any]:
+        """Return the promises that are kept, once one is; none after a while in which none was."""
+        promises = list(self._tasks)
+        if not ray.wait(promises, num_returns=1, timeout=START_S)[0]:
+            self._say_what_is_missing()
+        ready: Sequence[Any] = ray.wait(promises, num_returns=len(promises), timeout=0)[0]
+        return ready
 
     def _say_what_is_missing(self) -> None:
         """Warn, once, where no worker has started for long: others may have what the cluster has."""
@@ -200,7 +206,7 @@ class _Cohort:
             status = SlideStatus(name, FAILED, str(_cause(error)))
             self._idle.append(worker)
         except RayError as error:
-            self._dismiss_idle()
+            self._has_lost = True
             return self._lose(name, _describe(error))
         if status.status != FAILED:
             self._schedule.end(name)
@@ -210,11 +216,12 @@ class _Cohort:
             return None
         return status
 
-    def _dismiss_idle(self) -> None:
-        """End workers that have no slide: one gone with the same machine would seem lost in the middle of it."""
-        for worker in self._idle:
+    def _replace_idle(self) -> None:
+        """End workers without a slide: one gone with a lost one's machine would seem lost in the middle of its next."""
+        idle, self._idle, self._has_lost = self._idle, [], False
+        for worker in idle:
             ray.kill(worker)
-        self._idle.clear()
+            self._make_up()
 
     def _lose(self, name: str, why: str) -> SlideStatus | None:
         is_left = self._schedule.lose(name)

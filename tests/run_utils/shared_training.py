@@ -110,7 +110,9 @@ def validate(world: World = ALONE) -> dict[str, Any] | None:
 def holding_free_port() -> Iterator[int]:
     """Give a port of this machine that nobody listens at, and that no other is given while the block runs."""
     with socket.socket() as held:
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # torch sets it too, and may so listen there
+        held.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # torch sets it too, and may so listen there
         held.bind(("localhost", 0))
         yield int(held.getsockname()[1])
 

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -160,20 +160,25 @@ def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.Monke
             world.place(device)
 
 
-def test_a_process_that_cannot_reach_the_others_names_their_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    port = str(shared_training.find_free_port())
+@pytest.fixture
+def free_port() -> Iterator[int]:
+    with shared_training.holding_free_port() as port:
+        yield port
+
+
+def test_a_process_that_cannot_reach_the_others_names_their_address(
+    free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said = {
         "RANK": "1",
         "WORLD_SIZE": "2",
         "LOCAL_RANK": "0",
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
+        "MASTER_PORT": str(free_port),
     }
     for name, value in said.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("run_utils.distributed.TIMEOUT", timedelta(seconds=0.6))
-    message = (
-        rf"could not join 127\.0\.0\.1:{port} within 0\.01 minutes \(.*timed out.*\): check --rdzv-endpoint"
-    )
+    message = rf"could not join 127\.0\.0\.1:{free_port} within 0\.01 minutes \(.*timed out.*\): check --rdzv-endpoint"
     with pytest.raises(ConnectionError, match=message), start_world(torch.device("cpu")):
         pytest.fail("joined nobody")

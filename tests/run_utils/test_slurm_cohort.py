@@ -83,13 +83,12 @@ def test_what_slurm_refuses_is_told_on_one_line(checkpoint: Path, tmp_path: Path
     for name in ("srun", "sbatch"):  # as a login node answers for a partition that it does not know
         command = tmp_path / "bin" / name
         command.parent.mkdir(exist_ok=True)
-        command.write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: gpux' >&2\nexit 1\n")
+        command.write_text("#!/bin/sh\necho $(grep -e --array $1) invalid partition: gpux >&2\nexit 1\n")
         command.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
     (tmp_path / "slide.tif").write_text("no slide")
     chosen = settings(tmp_path / "slide.tif", checkpoint, tmp_path / "jobs")
-    chosen.launch = LaunchSettings(kind="slurm", partition="gpux")
-    with pytest.raises(
-        ValueError, match=r"refuses the jobs \(.*invalid partition.*check launch\.partition=gpux"
-    ):
+    chosen.launch = LaunchSettings(kind="slurm", partition="gpux", workers=300)
+    said = r"refuses the jobs \(.*array=0-299%300 invalid partition.*check launch\.partition=gpux"
+    with pytest.raises(ValueError, match=said):  # all of them at once, which Slurm may still limit
         infer_all(chosen)

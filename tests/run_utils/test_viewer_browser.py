@@ -20,6 +20,7 @@ pytestmark = pytest.mark.browser
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 SIDE = 9000
 TWO_FRAMES = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+SAMPLE_MS, MOST_SAMPLES = 250, 80  # the page asks for numbers 120 ms after the last movement
 IS_COMPLETE = "() => document.querySelector('canvas.overlay')?.dataset.complete === 'yes'"
 OVERLAY = "canvas.overlay"
 SLIDE = ".openseadragon-canvas canvas:not(.overlay)"
@@ -30,8 +31,10 @@ class Viewer:
 
     def __init__(self, page, address):
         self.page, self.address = page, address
-        self.requests, self.problems = [], []
+        self.requests, self.problems, self.num_answered = [], [], 0
         page.on("request", lambda request: self.requests.append(request.url))
+        for event in ("requestfinished", "requestfailed"):
+            page.on(event, self.count_answer)
         page.on(
             "console",
             lambda message: message.type in ("error", "warning") and self.problems.append(message.text),
@@ -42,10 +45,23 @@ class Viewer:
 
     def settle(self):
         """Wait until the numbers in view, the overlay and the slide's tiles are there."""
-        self.page.wait_for_function(IS_COMPLETE)
         self.page.wait_for_load_state("networkidle")
-        self.page.wait_for_timeout(700)
-        self.page.wait_for_function(IS_COMPLETE)
+        seen = None
+        for _ in range(MOST_SAMPLES):
+            self.page.wait_for_function(IS_COMPLETE)
+            before, seen = seen, self.look()
+            if seen == before and self.num_answered == len(self.requests):
+                return
+            self.page.wait_for_timeout(SAMPLE_MS)
+        pytest.fail("the page does not come to rest")
+
+    def count_answer(self, _):
+        self.num_answered += 1
+
+    def look(self):
+        """Zoom and numbers in view as they are shown, and how much was asked for till then."""
+        self.page.evaluate(TWO_FRAMES)  # what moves has moved on
+        return [*map(self.page.inner_text, ("#zoom-text", "#view-total")), len(self.requests)]
 
     def zoom_in(self, steps):
         self.page.mouse.move(484, 400)
