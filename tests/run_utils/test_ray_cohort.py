@@ -233,13 +233,12 @@ def test_a_worker_that_was_lost_while_idle_is_not_given_a_slide(
     monkeypatch.setattr("run_utils.cohort.ray_cohort.Worker", Doomed)
     monkeypatch.setattr("run_utils.cohort.schedule.MOST_LOSSES", 2)
     costs = {"long": 2.0, "short": 1.0}
-    real, rounds = ray.wait, iter(range(9))
+    real = ray.wait
 
     def wait(promises: list[Any], *, timeout: float, **options: Any) -> Any:
-        if timeout and next(rounds) < 2:  # the starts, then the slides: all are told of at once
-            real(promises, num_returns=1)
-            if (tmp_path / "short").exists():
-                (tmp_path / "is_idle").touch()
+        real(promises, num_returns=1, timeout=timeout)
+        if (tmp_path / "short").exists():  # and has ended: it is told of only when the other one is lost
+            (tmp_path / "is_idle").touch()
             real(promises, num_returns=len(promises))
         return real(promises, timeout=timeout, **options)
 
@@ -291,16 +290,17 @@ def test_a_cluster_that_has_no_room_is_told_and_waited_for(
 def test_workers_end_with_a_command_that_is_killed_and_the_same_one_does_what_is_missing(
     cluster, slides: Path, checkpoint: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    chosen = settings(slides / "middle.tif", checkpoint, tmp_path, kind="ray", address=cluster.address)
+    chosen = settings(slides / "large.tif", checkpoint, tmp_path, kind="ray", address=cluster.address)
     command = multiprocessing.get_context("spawn").Process(target=infer_all, args=(chosen,))
     command.start()
-    worker = wait_for(lambda: find_holder(journal(tmp_path, "middle")))
+    path = journal(tmp_path, "large")
+    worker = wait_for(lambda: find_holder(path))
     command.kill()
     command.join()
     wait_until(lambda: not is_running(worker))
-    assert not (tmp_path / "json").exists()
+    assert path.exists()  # in the middle of it
     assert infer_all(chosen) == 0
-    expected = {name: data for name, data in contents(undisturbed).items() if "middle" in name}
+    expected = {name: data for name, data in contents(undisturbed).items() if "large" in name}
     assert contents(tmp_path) == expected
 
 
