@@ -69,7 +69,7 @@ BENCHMARKS = (
     _row("footprint", "cohorts", 1.5),
     _row("cohort_simulation", "cohorts", 1),
     _row("cohort_overhead", "cohorts", 16),
-    _row("triton_overhead", "cohorts", 18),
+    _row("triton_overhead", "cohorts", 12),
     _row("faults", "cohorts", 60, is_asked_for=True),
 )
 

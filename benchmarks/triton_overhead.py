@@ -41,7 +41,7 @@ DIRECT = "direct"
 def main() -> None:
     """Run a slide both ways, several times, and print the share that the server's way takes more."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--times", type=int, default=3, help="runs of each way")
+    parser.add_argument("--times", type=int, default=2, help="runs of each way")
     parser.add_argument(
         "--side", type=int, default=9216, help="of the slide in px; 9216: a minute on two cores"
     )

@@ -310,7 +310,9 @@ def _windows_to_try(settings: InferSettings, predictor: Predictor) -> Sequence[i
         return (settings.window,)
     if (server := find_server(predictor)) is not None:
         return (server.served.window,)
-    affordable = int((_memory(predictor.device) / _bytes_a_pixel(settings, predictor)) ** 0.5) // 32 * 32
+    affordable = (
+        int((_memory(settings, predictor.device) / _bytes_a_pixel(settings, predictor)) ** 0.5) // 32 * 32
+    )
     fitting = [window for window in WINDOWS[_kind(predictor.device)] if window <= affordable]
     if not fitting:
         return (max(affordable, predictor.geometry.smallest),)
@@ -340,10 +342,11 @@ def _choose_window(
     return choose_window(predictor, windows, batch_size=batch_size, facts=facts, folder=cache_dir())
 
 
-def _memory(device: torch.device) -> int:
+def _memory(settings: InferSettings, device: torch.device) -> int:
     """Return the bytes that features may take."""
     if device.type == "cuda":
-        return int(GPU_MEMORY_SHARE * free_memory(device) / GPU_THREADS)
+        own = min(settings.launch.gpus, 1.0) if settings.launch.gpus > 0 else 1.0  # below 1 workers share it
+        return int(own * GPU_MEMORY_SHARE * free_memory(device) / GPU_THREADS)
     return min(CPU_MEMORY, free_memory(device) // 2)
 
 
@@ -358,7 +361,7 @@ def _default_batch(settings: InferSettings, predictor: Predictor, window: int) -
     """Return how many windows a device takes at once: on a CPU one is fastest; a GPU is filled, not crammed."""
     if predictor.device.type != "cuda":
         return 1
-    affordable = _memory(predictor.device) // (_bytes_a_pixel(settings, predictor) * window**2)
+    affordable = _memory(settings, predictor.device) // (_bytes_a_pixel(settings, predictor) * window**2)
     return min(max(affordable, 1), MAX_GPU_BATCH)
 
 

@@ -10,7 +10,6 @@ import importlib.util
 import logging
 import os
 import queue
-import random
 import re
 import ssl
 import threading
@@ -27,6 +26,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from config.triton import TritonSettings
+from run_utils.inference.patience import BusyError, Patience
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,6 @@ ADDRESS_VARIABLE = "NVIDIA_CLARA_TRTISURI"
 ADDRESS = re.compile(r"(?:(?P<scheme>https?|grpcs?)://)?(?P<host>[^\s/]+:\d+)/*")
 PACKAGES = {"http": "geventhttpclient", "grpc": "grpc"}  # that tritonclient needs for each protocol
 CONFIG_TIMEOUT_S = 30.0  # of questions that need no network
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 5.0
 ENDING_S = 5.0  # that threads get to end; one whose server is away may take longer
 RECONNECT_MS = 2000  # gRPC tries again at least as often; its own limit is two minutes
 LARGEST_MESSAGE = 2**31 - 1  # bytes, gRPC's own limit
@@ -49,10 +48,6 @@ OTHER_VERSION = "' version "  # of a model's name: the server has the name, but 
 TOO_LARGE = "message larger than max"  # gRPC says it with the status of a busy server
 
 Answer = TypeVar("Answer")
-
-
-class BusyError(Exception):
-    """The server does not answer now, but may later."""
 
 
 class TritonClient:
@@ -184,60 +179,6 @@ def _dismiss(questions: queue.SimpleQueue[Question | None], threads: Sequence[th
     for thread in threads:
         if thread is not threading.current_thread():  # where the last to let go of the client is one of them
             thread.join(max(deadline - time.monotonic(), 0.0))
-
-
-class Patience:
-    """Tries again, with growing and random pauses, what fails because a server is away or busy.
-
-    Args:
-        name: of the server, for messages.
-        seconds: from the first failure on for which it tries.
-    """
-
-    def __init__(self, name: str, seconds: float) -> None:
-        self.name = name
-        self.seconds = seconds
-        self._random = random.Random()  # of pauses alone: processes must not come back all at once
-        self._lock = threading.Lock()
-        self._away_since: float | None = None
-
-    def persist(self, ask: Callable[[], Answer]) -> Answer:
-        """Return what a function does once it raises no BusyError; ConnectionError where patience ends before."""
-        first_failure: float | None = None
-        pause = FIRST_PAUSE_S
-        while True:
-            try:
-                answer = ask()
-            except BusyError as error:
-                now = time.monotonic()
-                first_failure = now if first_failure is None else first_failure
-                self._note_failure(now, error)
-                left = first_failure + self.seconds - now
-                if left <= 0:
-                    raise ConnectionError(
-                        f"the {self.name} has not answered for {self.seconds:g} s ({error}): see that it runs there, "
-                        "and start again, or give another triton.address="
-                    ) from error
-                time.sleep(min(self._random.uniform(pause / 2, pause), left))
-                pause = min(2 * pause, LONGEST_PAUSE_S)
-                continue
-            self._note_answer()
-            return answer
-
-    def _note_failure(self, now: float, error: BusyError) -> None:
-        with self._lock:
-            if self._away_since is None:
-                self._away_since = now
-                logger.warning(
-                    "the %s does not answer (%s): tries again for %g s", self.name, str(error), self.seconds
-                )
-
-    def _note_answer(self) -> None:
-        with self._lock:
-            if self._away_since is not None:
-                away_s = time.monotonic() - self._away_since
-                logger.warning("the %s answers again, after %.1f s", self.name, away_s)
-                self._away_since = None
 
 
 class Connection:

@@ -15,8 +15,9 @@ import psutil
 import pytest
 
 from config.triton import TritonSettings
-from run_utils.inference import triton_client
-from run_utils.inference.triton_client import BusyError, Patience, TritonClient, complete_address
+from run_utils.inference import patience
+from run_utils.inference.patience import BusyError, Patience
+from run_utils.inference.triton_client import TritonClient, complete_address
 from tests.waiting import wait_until
 
 
@@ -126,7 +127,7 @@ def test_a_server_that_takes_requests_and_never_answers_is_not_waited_for(protoc
 def test_pauses_grow_and_what_is_no_absence_is_raised_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     clock = SimpleNamespace(monotonic=time.monotonic, sleep=pauses.append)
-    monkeypatch.setattr(triton_client, "time", clock)
+    monkeypatch.setattr(patience, "time", clock)
 
     def fail_three_times() -> str:
         if len(pauses) < 3:
@@ -142,7 +143,7 @@ def test_pauses_grow_and_what_is_no_absence_is_raised_at_once(monkeypatch: pytes
 
 def test_an_absence_is_told_once_whatever_number_of_threads_meets_it(caplog) -> None:
     barrier = threading.Barrier(3)
-    patience = Patience("server", 60)
+    waiting = Patience("server", 60)
 
     def ask() -> None:
         tries = iter([BusyError("gone"), None])
@@ -153,7 +154,7 @@ def test_an_absence_is_told_once_whatever_number_of_threads_meets_it(caplog) -> 
             if error:
                 raise error
 
-        patience.persist(once)
+        waiting.persist(once)
 
     threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:
