@@ -14,7 +14,8 @@ from benchmarks.runs import DONE, LEFT_OUT, Benchmark, Result
 from run_utils.files import replacing
 
 HEADINGS = ("what", "ours", "the other way", "times better", "asked", "reached", "command")
-SIZE = re.compile(r"^(\d+) Mpx, (\w+)(?:, (.+))?$")  # of figures that make curves: megapixels, network, what
+# of figures that make curves: megapixels, network, what
+SIZE = re.compile(r"^(?:\d+ images? of )?(\d+) Mpx, (\w+)(?:, (.+))?$")
 VERDICTS = {True: "yes", False: "**no**", None: ""}
 SAME_MACHINE = ("cpu", "memory_gib", "gpu", "python", "packages")
 
