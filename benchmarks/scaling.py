@@ -50,8 +50,9 @@ def main() -> None:
         rows.append((size, statistics.median(seconds) / ALL, statistics.median(peaks)))
     print(tabulate(rows, ["Mpx", "s/Mpx", "peak GiB"], floatfmt=".3f"))
     for size, cost, peak in rows:
-        state(Figure(f"{ALL // size} images of {size} Mpx, lite", cost, "s/Mpx"))
-        state(Figure(f"{ALL // size} images of {size} Mpx, lite, peak memory", peak, "GiB"))
+        images = f"{ALL // size} image{'s' * (size < ALL)} of {size} Mpx, lite"
+        state(Figure(images, cost, "s/Mpx"))
+        state(Figure(f"{images}, peak memory", peak, "GiB"))
     _, costs, peaks = zip(*rows, strict=True)
     spread = 100 * (max(costs) / min(costs) - 1)
     state(Figure("dearest megapixel above the cheapest", spread, "%", asked=f"at most {ASKED_SPREAD:.0%}"))

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 Run = Callable[[Tensor], tuple[Tensor, ...]]
 Span = tuple[str, torch.cuda.Event, torch.cuda.Event]
 Graph = tuple[torch.cuda.CUDAGraph, Tensor, tuple[Tensor, ...]]
-MOST_GRAPHS = 6  # each keeps its features: two streams, whole and last batches, a size in between
+MOST_GRAPHS = 6  # each keeps its features: on two streams, batches of three sizes of windows
 GRAPH_WARM_UP = 3  # runs before a graph is captured, in which libraries choose their kernels
 
 
