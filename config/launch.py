@@ -14,7 +14,8 @@ class LaunchSettings:
     """Where slides are worked on.
 
     Attributes:
-        kind: `local`, in this process, one slide after another and small images side by side; `ray`, by workers of a Ray cluster; `slurm`, by jobs.
+        kind: `local`, in this process, one slide after another, small images side by side; `ray`, by workers of a Ray
+            cluster; `slurm`, by jobs.
         workers: processes that work on slides at once; 0 takes one a GPU of the cluster, or one for each share of
             `cpus` CPUs where it has no GPU; of Slurm, 1.
         cpus: CPUs of each worker; 0 shares those of the cluster among the workers (Ray), or takes what a job gets.
